@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * dm-user: what the device-mapper target "user" and its daemon say to each
+ * other over /dev/dm-user/<name>.
+ *
+ * Stream ABI, version 1, is the one of Android's dm-user: byte for byte the
+ * same, so either side may be Android's. Everything else here is asked for by
+ * ioctl, so that a version 1 daemon notices nothing.
+ *
+ * All integers are in host order (every supported host is little-endian).
+ * Sectors are 512 bytes.
+ */
+#ifndef _UAPI_LINUX_DM_USER_H
+#define _UAPI_LINUX_DM_USER_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/**
+ * struct dm_user_message - header of every request and every reply
+ * @seq: names the request; counts up from 0 per target. A request that is
+ *	given again after its channel closed keeps its number.
+ * @type: request: DM_USER_REQ_MAP_*; reply: DM_USER_RESP_*
+ * @flags: request: DM_USER_REQ_MAP_FLAG_*; reply: 0
+ * @sector: first sector, counted from the start of the dm device; ignored in
+ *	a reply
+ * @len: bytes; ignored in a reply, whose length is that of its request
+ * @buf: the payload: of a WRITE in the request, of a READ in the reply
+ *
+ * A read() returns header bytes or payload bytes, never both. Any split into
+ * shorter reads and writes is legal. Replies may come in any order, on the
+ * channel (open file) that read the request. An error reply is the header
+ * alone. An fsync arrives as a WRITE of length 0 with FLAG_PREFLUSH.
+ */
+struct dm_user_message {
+	__u64 seq;
+	__u64 type;
+	__u64 flags;
+	__u64 sector;
+	__u64 len;
+	__u8 buf[];
+};
+
+#define DM_USER_REQ_MAP_READ		0
+#define DM_USER_REQ_MAP_WRITE		1
+#define DM_USER_REQ_MAP_FLUSH		2
+#define DM_USER_REQ_MAP_DISCARD		3
+#define DM_USER_REQ_MAP_SECURE_ERASE	4
+#define DM_USER_REQ_MAP_WRITE_SAME	5
+#define DM_USER_REQ_MAP_WRITE_ZEROES	6
+
+#define DM_USER_REQ_MAP_FLAG_FAILFAST_DEV	0x00001
+#define DM_USER_REQ_MAP_FLAG_FAILFAST_TRANSPORT	0x00002
+#define DM_USER_REQ_MAP_FLAG_FAILFAST_DRIVER	0x00004
+#define DM_USER_REQ_MAP_FLAG_SYNC		0x00008
+#define DM_USER_REQ_MAP_FLAG_META		0x00010
+#define DM_USER_REQ_MAP_FLAG_PRIO		0x00020
+#define DM_USER_REQ_MAP_FLAG_NOMERGE		0x00040
+#define DM_USER_REQ_MAP_FLAG_IDLE		0x00080
+#define DM_USER_REQ_MAP_FLAG_INTEGRITY		0x00100
+#define DM_USER_REQ_MAP_FLAG_FUA		0x00200
+#define DM_USER_REQ_MAP_FLAG_PREFLUSH		0x00400
+#define DM_USER_REQ_MAP_FLAG_RAHEAD		0x00800
+#define DM_USER_REQ_MAP_FLAG_BACKGROUND		0x01000
+#define DM_USER_REQ_MAP_FLAG_NOWAIT		0x02000
+#define DM_USER_REQ_MAP_FLAG_CGROUP_PUNT	0x04000
+#define DM_USER_REQ_MAP_FLAG_NOUNMAP		0x08000
+#define DM_USER_REQ_MAP_FLAG_HIPRI		0x10000
+#define DM_USER_REQ_MAP_FLAG_DRV		0x20000
+#define DM_USER_REQ_MAP_FLAG_SWAP		0x40000
+
+#define DM_USER_RESP_SUCCESS		0
+#define DM_USER_RESP_ERROR		1
+#define DM_USER_RESP_UNSUPPORTED	2
+
+/* What a target can do; struct dm_user_info.features. */
+#define DM_USER_FEATURE_FENCED	(1ULL << 0)	/* DM_USER_CHANNEL_FENCED is known */
+#define DM_USER_FEATURE_POLL	(1ULL << 1)	/* poll() and O_NONBLOCK work */
+
+/* States of a target; struct dm_user_info.state. */
+#define DM_USER_STATE_NEW	0	/* no channel was ever open */
+#define DM_USER_STATE_LIVE	1	/* at least one channel is open */
+#define DM_USER_STATE_ORPHANED	2	/* the last channel closed; requests are kept */
+#define DM_USER_STATE_FAILED	3	/* a deadline passed; requests fail until a channel opens */
+#define DM_USER_STATE_REMOVED	4	/* the table is gone; only close() is left */
+
+/**
+ * struct dm_user_info - answer of DM_USER_IOC_INFO
+ * @abi_version: version of the stream ABI, 1
+ * @state: DM_USER_STATE_*
+ * @features: DM_USER_FEATURE_*
+ * @sectors: length of the target in sectors
+ * @start_sector: where the target starts in its dm device, in sectors
+ * @max_io_bytes: largest payload of one message, 0 if there is no bound
+ * @reserved: zero
+ */
+struct dm_user_info {
+	__u32 abi_version;
+	__u32 state;
+	__u64 features;
+	__u64 sectors;
+	__u64 start_sector;
+	__u64 max_io_bytes;
+	__u64 reserved[3];
+};
+
+/*
+ * The daemon promises that when this channel closes, for whatever reason, no
+ * write it had begun for a request of this channel can still reach its
+ * storage. Synchronous pwrite() and libaio keep that promise (the kernel ends
+ * them before it closes the file); io_uring alone does not. The target gives
+ * a delivered WRITE of a fenced channel to the next channel again; without the
+ * promise it follows the table's policy for such writes.
+ */
+#define DM_USER_CHANNEL_FENCED	(1ULL << 0)
+
+/**
+ * struct dm_user_channel - argument of DM_USER_IOC_SET_CHANNEL
+ * @flags: DM_USER_CHANNEL_*; an unknown bit is refused with EINVAL
+ * @reserved: must be zero
+ */
+struct dm_user_channel {
+	__u64 flags;
+	__u64 reserved[3];
+};
+
+#define DM_USER_IOC_TYPE	'u'
+#define DM_USER_IOC_INFO	_IOR(DM_USER_IOC_TYPE, 0x60, struct dm_user_info)
+#define DM_USER_IOC_SET_CHANNEL	_IOW(DM_USER_IOC_TYPE, 0x61, struct dm_user_channel)
+
+#endif /* _UAPI_LINUX_DM_USER_H */
