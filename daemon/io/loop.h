@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// loop.h - the daemon's one thread: readiness of files, and tasks.
+//
+// Tasks posted while a turn runs are run in the next turn, so a task that posts
+// itself cannot starve the files. An idle loop sleeps in the kernel without a
+// timeout: an idle daemon costs no wake-up.
+#ifndef DAEMON_IO_LOOP_H_
+#define DAEMON_IO_LOOP_H_
+
+#include <cstdint>
+
+#include "daemon/base/task.h"
+
+namespace dmu {
+
+// What a watched file calls. Owned by the watcher; must live until Unwatch.
+struct Watch {
+  // `events`: EPOLLIN, EPOLLOUT, EPOLLHUP, EPOLLERR as epoll gives them.
+  void (*ready)(void* context, uint32_t events) = nullptr;
+  void* context = nullptr;
+  int fd = -1;
+  uint32_t events = 0;  // EPOLLIN and/or EPOLLOUT; level-triggered
+};
+
+class Loop {
+ public:
+  virtual ~Loop() = default;
+
+  // 0 or an errno value. After Unwatch returns, `ready` is not called again,
+  // not even for an event this turn had already fetched.
+  virtual int AddWatch(Watch* watch) = 0;
+  virtual int ChangeWatch(Watch* watch, uint32_t events) = 0;
+  virtual void Unwatch(Watch* watch) = 0;
+
+  // Runs `task` in the next turn, in the order of posting. A task that is
+  // already queued keeps its place.
+  virtual void Post(Task* task) = 0;
+
+  // As Post, but only when a turn finds no file ready and no other task: for
+  // work that gives way to requests, like a merge.
+  virtual void PostIdle(Task* task) = 0;
+
+  // Takes a queued task back; no effect on one that is not queued.
+  virtual void Cancel(Task* task) = 0;
+
+  // Turns until Stop.
+  virtual void Run() = 0;
+  virtual void Stop() = 0;
+};
+
+}  // namespace dmu
+
+#endif  // DAEMON_IO_LOOP_H_
