@@ -45,12 +45,17 @@ struct Request {
   void Complete(IoStatus result) {
     DMU_CHECK(on_complete != nullptr);
     status = result;
+    if (result != IoStatus::kOk && failures != nullptr) ++*failures;
     on_complete(this);
   }
+
+  // Counts requests that did not end well; set by the device, may be nullptr.
+  uint64_t* failures = nullptr;
 
   // Result, for on_complete.
   IoStatus status = IoStatus::kOk;
   void (*on_complete)(Request* request) = nullptr;  // set by the channel
+  void* channel_data = nullptr;                     // likewise
 
   // For the back end's use while it borrows the request.
   Request* next = nullptr;

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// channel.h - what carries requests from the kernel to a back end and back.
+//
+// A channel owns its Requests and their buffers. It knows the wire and nothing
+// of what the requests mean; the sink is the device.
+#ifndef DAEMON_BLOCK_CHANNEL_H_
+#define DAEMON_BLOCK_CHANNEL_H_
+
+#include "daemon/base/task.h"
+#include "daemon/block/request.h"
+
+namespace dmu {
+
+class RequestSink {
+ public:
+  virtual ~RequestSink() = default;
+
+  // A request, its payload attached. The sink sees to it that
+  // request->Complete is called exactly once, now or later.
+  virtual void OnRequest(Request* request) = 0;
+
+  // The kernel side is gone (the dm device was removed) or cannot be understood
+  // any more. Called at most once; no OnRequest follows. The sink still calls
+  // Stop before it deletes the channel.
+  enum class CloseReason { kRemoved, kProtocolError };
+  virtual void OnClosed(CloseReason reason) = 0;
+};
+
+class Channel {
+ public:
+  virtual ~Channel() = default;
+
+  // Begins to read requests; calls the sink from turns of the loop only.
+  virtual void Start(RequestSink* sink) = 0;
+
+  // No OnRequest and no OnClosed after this returns. What the back end still
+  // works on is waited for and answered, then the file is closed - what was
+  // never answered goes back to the kernel - and `done` runs. Only then may the
+  // channel be deleted. Waiting matters: once the file is closed the kernel may
+  // give a write again to the next daemon, so none of ours may be in flight.
+  virtual void Stop(Task* done) = 0;
+};
+
+}  // namespace dmu
+
+#endif  // DAEMON_BLOCK_CHANNEL_H_

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// stream.h - the version 1 stream: headers and payload by read and write.
+//
+// Works on any file that speaks the wire format and can be polled: the misc
+// node of the target, or one end of a socket pair in a test.
+//
+// A request longer than a pool buffer is carried in segments of one buffer,
+// one after the other, through a single slot:
+//  - a write's segments are submitted as their payload arrives; the reply comes
+//    after the last. While one is with the back end the input is not read,
+//    because what follows on it is the rest of this payload.
+//  - a read's reply header leaves with the first good segment. The wire has no
+//    way to take a success back, so when a later segment fails the file is
+//    closed and opened again: the kernel gives every unanswered request once
+//    more, with the same seq, and the one that failed is refused at sight.
+//
+// Output is a byte stream: the slot at the head of the output queue keeps it
+// until its last segment has left.
+#ifndef DAEMON_CHANNEL_STREAM_H_
+#define DAEMON_CHANNEL_STREAM_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "daemon/base/buffer_pool.h"
+#include "daemon/block/channel.h"
+#include "daemon/channel/wire.h"
+#include "daemon/io/loop.h"
+#include "daemon/io/unique_fd.h"
+
+namespace dmu {
+
+class StreamChannel : public Channel {
+ public:
+  struct Options {
+    // Requests with the back end at a time.
+    uint32_t slots = 16;
+    // Opens the same channel anew, for the case described above. Returns a
+    // non-blocking file or -1 with errno set.
+    int (*reopen)(void* context) = nullptr;
+    void* reopen_context = nullptr;
+  };
+
+  // fd: non-blocking. loop and pool outlive the channel.
+  StreamChannel(UniqueFd fd, Options options, Loop* loop, BufferPool* pool);
+  ~StreamChannel() override;
+
+  void Start(RequestSink* sink) override;
+  void Stop(Task* done) override;
+
+ private:
+  struct Slot {
+    Request request;
+    StreamChannel* channel = nullptr;
+    uint8_t* buffer = nullptr;
+    uint64_t seq = 0;
+    uint64_t first_sector = 0;
+    uint64_t total_bytes = 0;  // of the whole request
+    uint64_t done_bytes = 0;   // segments that are through
+    uint32_t segment_bytes = 0;
+    bool in_backend = false;
+    bool header_sent = false;
+    Task continue_task;  // submits the next segment from a turn of its own, so
+                         // that a back end that answers at once cannot recurse
+    IoStatus result = IoStatus::kOk;
+    Slot* next = nullptr;  // free list or output queue
+  };
+
+  enum class Input {
+    kHeader,   // collecting a header
+    kPayload,  // collecting a segment of a write into input_slot_
+    kDrain,    // reading the rest of a failed write's payload away
+    kHeld,     // a write's segment is with the back end
+    kNoMemory,  // no slot or no buffer; the header waits in header_
+  };
+
+  enum class Phase { kIdle, kServing, kReopening, kStopping, kClosed };
+
+  // What a step of the input did.
+  enum class Step { kProgress, kWait, kClosed };
+
+  static void OnReady(void* context, uint32_t events);
+  static void OnComplete(Request* request);
+  static void OnBuffer(void* context);
+  static void OnRetry(void* context);
+  static void OnContinue(void* context);
+
+  void Readable();
+  Step ReadHeader();
+  Step TakeHeader();
+  void BeginRequest(Slot* slot, const dm_user_message& header);
+  Step ReadPayload();
+  Step DrainPayload();
+  // Bytes read, 0 for "nothing now", -1 when the channel is closed.
+  ssize_t ReadSome(uint8_t* to, size_t bytes);
+
+  void SubmitSegment(Slot* slot);
+  void SegmentDone(Slot* slot);
+  void WriteSegmentDone(Slot* slot);
+  void QueueReply(Slot* slot);
+  void Flush();
+  // True when the slot's current part has left; false: wait or closed.
+  bool WriteOut(Slot* slot);
+  void FinishOutput(Slot* slot);
+  void FreeSlot(Slot* slot);
+  void UpdateEvents();
+  void StopWatching();
+  void Close(RequestSink::CloseReason reason);
+  void BeginReopen();
+  void Settle();
+  void ResetStreams();
+
+  UniqueFd fd_;
+  const Options options_;
+  Loop* const loop_;
+  BufferPool* const pool_;
+  RequestSink* sink_ = nullptr;
+  Watch watch_;
+  Phase phase_ = Phase::kIdle;
+  bool watching_ = false;
+  std::unique_ptr<Slot[]> slots_;
+  Slot* free_slots_ = nullptr;
+  uint32_t with_backend_ = 0;
+  Task buffer_wait_;  // linked in the pool while no buffer is free
+  Task retry_task_;   // takes the waiting header up in a turn of its own: slot
+                      // and buffer come free deep inside other replies
+
+  Input input_ = Input::kHeader;
+  uint8_t header_[wire::kHeaderBytes];
+  size_t input_bytes_ = 0;  // of the header or segment collected so far
+  Slot* input_slot_ = nullptr;
+  uint64_t drain_bytes_ = 0;
+
+  Slot* output_head_ = nullptr;
+  Slot* output_tail_ = nullptr;
+  size_t output_bytes_ = 0;  // of the head's current part already written
+  bool output_ready_ = false;  // head has a part to write
+
+  // Seq of a request to refuse at sight after a reopen.
+  bool has_failed_seq_ = false;
+  uint64_t failed_seq_ = 0;
+
+  Task* stopped_ = nullptr;
+};
+
+}  // namespace dmu
+
+#endif  // DAEMON_CHANNEL_STREAM_H_

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/io/loop_epoll.h"
+
+#include <errno.h>
+
+#include "daemon/base/check.h"
+
+namespace dmu {
+
+void EpollLoop::Queue::Push(Task* task) {
+  DMU_CHECK(!task->queued);
+  task->queued = true;
+  task->next = nullptr;
+  (tail != nullptr ? tail->next : head) = task;
+  tail = task;
+}
+
+Task* EpollLoop::Queue::Pop() {
+  Task* task = head;
+  if (task == nullptr) return nullptr;
+  head = task->next;
+  if (head == nullptr) tail = nullptr;
+  task->next = nullptr;
+  task->queued = false;
+  return task;
+}
+
+bool EpollLoop::Queue::Remove(Task* task) {
+  Task* previous = nullptr;
+  for (Task* at = head; at != nullptr; previous = at, at = at->next) {
+    if (at != task) continue;
+    (previous != nullptr ? previous->next : head) = at->next;
+    if (tail == at) tail = previous;
+    at->next = nullptr;
+    at->queued = false;
+    return true;
+  }
+  return false;
+}
+
+std::unique_ptr<EpollLoop> EpollLoop::Create() {
+  UniqueFd epoll_fd(epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll_fd.valid()) return nullptr;
+  return std::unique_ptr<EpollLoop>(new EpollLoop(std::move(epoll_fd)));
+}
+
+int EpollLoop::AddWatch(Watch* watch) {
+  epoll_event event = {};
+  event.events = watch->events;
+  event.data.ptr = watch;
+  return epoll_ctl(epoll_fd_.get(), EPOLL_CTL_ADD, watch->fd, &event) == 0
+             ? 0
+             : errno;
+}
+
+int EpollLoop::ChangeWatch(Watch* watch, uint32_t events) {
+  if (watch->events == events) return 0;
+  epoll_event event = {};
+  event.events = events;
+  event.data.ptr = watch;
+  if (epoll_ctl(epoll_fd_.get(), EPOLL_CTL_MOD, watch->fd, &event) != 0) {
+    return errno;
+  }
+  watch->events = events;
+  return 0;
+}
+
+void EpollLoop::Unwatch(Watch* watch) {
+  epoll_event event = {};
+  epoll_ctl(epoll_fd_.get(), EPOLL_CTL_DEL, watch->fd, &event);
+  for (int i = 0; i < event_count_; ++i) {
+    if (events_[i].data.ptr == watch) events_[i].data.ptr = nullptr;
+  }
+}
+
+void EpollLoop::Post(Task* task) {
+  if (!task->queued) tasks_.Push(task);
+}
+
+void EpollLoop::PostIdle(Task* task) {
+  if (!task->queued) idle_tasks_.Push(task);
+}
+
+void EpollLoop::Cancel(Task* task) {
+  if (!task->queued) return;
+  if (!tasks_.Remove(task) && !running_.Remove(task)) idle_tasks_.Remove(task);
+}
+
+void EpollLoop::Turn(bool wait) {
+  const bool sleep =
+      wait && tasks_.head == nullptr && idle_tasks_.head == nullptr;
+  const int count =
+      epoll_wait(epoll_fd_.get(), events_, kEventsPerTurn, sleep ? -1 : 0);
+  DMU_CHECK(count >= 0 || errno == EINTR);
+  event_count_ = count > 0 ? count : 0;
+  const bool was_idle = event_count_ == 0 && tasks_.head == nullptr;
+  for (int i = 0; i < event_count_; ++i) {
+    auto* watch = static_cast<Watch*>(events_[i].data.ptr);
+    if (watch != nullptr) watch->ready(watch->context, events_[i].events);
+  }
+  event_count_ = 0;
+
+  running_ = tasks_;
+  tasks_ = Queue();
+  while (Task* task = running_.Pop()) task->run(task->context);
+
+  if (was_idle) {
+    if (Task* task = idle_tasks_.Pop()) task->run(task->context);
+  }
+}
+
+void EpollLoop::Run() {
+  stopped_ = false;
+  while (!stopped_) Turn(/*wait=*/true);
+}
+
+}  // namespace dmu

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// loop_epoll.h - the Loop over epoll.
+#ifndef DAEMON_IO_LOOP_EPOLL_H_
+#define DAEMON_IO_LOOP_EPOLL_H_
+
+#include <sys/epoll.h>
+
+#include <memory>
+
+#include "daemon/io/loop.h"
+#include "daemon/io/unique_fd.h"
+
+namespace dmu {
+
+class EpollLoop : public Loop {
+ public:
+  // nullptr, with errno set, when epoll is not to be had.
+  static std::unique_ptr<EpollLoop> Create();
+  ~EpollLoop() override = default;
+
+  int AddWatch(Watch* watch) override;
+  int ChangeWatch(Watch* watch, uint32_t events) override;
+  void Unwatch(Watch* watch) override;
+  void Post(Task* task) override;
+  void PostIdle(Task* task) override;
+  void Cancel(Task* task) override;
+  void Run() override;
+  void Stop() override { stopped_ = true; }
+
+  // One turn. wait: sleep when there is nothing to do.
+  void Turn(bool wait);
+
+ private:
+  struct Queue {
+    Task* head = nullptr;
+    Task* tail = nullptr;
+    void Push(Task* task);
+    Task* Pop();
+    bool Remove(Task* task);
+  };
+
+  // Enough that a turn serves every busy device, few enough that a task posted
+  // by the first waits for little.
+  static constexpr int kEventsPerTurn = 16;
+
+  explicit EpollLoop(UniqueFd epoll_fd) : epoll_fd_(std::move(epoll_fd)) {}
+
+  UniqueFd epoll_fd_;
+  Queue tasks_;
+  Queue running_;  // this turn's tasks; Cancel reaches them too
+  Queue idle_tasks_;
+  epoll_event events_[kEventsPerTurn];
+  int event_count_ = 0;
+  bool stopped_ = false;
+};
+
+}  // namespace dmu
+
+#endif  // DAEMON_IO_LOOP_EPOLL_H_
