@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/channel/misc_node.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/channel/stream.h"
+#include "daemon/io/unique_fd.h"
+#include "dm-user/uapi/dm-user.h"
+
+namespace dmu {
+
+namespace {
+
+// Without the promise the target falls back to its policy for such writes; a
+// dm-user that does not know the ioctl has no promise to take.
+int Open(const char* path) {
+  const int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  if (fd < 0) return -1;
+  dm_user_channel channel = {};
+  channel.flags = DM_USER_CHANNEL_FENCED;
+  ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel);
+  return fd;
+}
+
+// A StreamChannel that knows the path it came from.
+class MiscNodeChannel : public Channel {
+ public:
+  MiscNodeChannel(std::string path, UniqueFd fd, Loop* loop, BufferPool* pool)
+      : path_(std::move(path)),
+        stream_(std::move(fd),
+                {.reopen = Reopen, .reopen_context = this}, loop, pool) {}
+
+  void Start(RequestSink* sink) override { stream_.Start(sink); }
+  void Stop(Task* done) override { stream_.Stop(done); }
+
+ private:
+  static int Reopen(void* context) {
+    return Open(static_cast<MiscNodeChannel*>(context)->path_.c_str());
+  }
+
+  const std::string path_;
+  StreamChannel stream_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
+                                                      const Geometry& geometry,
+                                                      Loop* loop,
+                                                      BufferPool* pool) {
+  const std::string path = absl::StrCat("/dev/dm-user/", name);
+  UniqueFd fd(Open(path.c_str()));
+  if (!fd.valid() && (errno == ENOENT || errno == ENXIO || errno == ENODEV)) {
+    return absl::UnavailableError(absl::StrCat(
+        path, ": there is no such node; load dm-user.ko and create the device "
+              "(dmuserctl map does both in order)"));
+  }
+  if (!fd.valid() && (errno == EACCES || errno == EPERM)) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(path, ": not permitted; run dmuserd as root"));
+  }
+  if (!fd.valid()) {
+    return absl::InternalError(
+        absl::StrCat(path, ": cannot open: ", strerror(errno)));
+  }
+  dm_user_info info = {};
+  if (ioctl(fd.get(), DM_USER_IOC_INFO, &info) != 0) {
+    return absl::UnavailableError(absl::StrCat(
+        path, ": this dm-user does not tell its size and cannot be polled; "
+              "load the dm-user.ko that comes with this daemon"));
+  }
+  if (info.sectors * kSectorBytes != geometry.size_bytes) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, ": the device has ", info.sectors, " sectors, what it is to show "
+              "has ", geometry.size_bytes / kSectorBytes,
+        "; create the device with that length"));
+  }
+  return std::unique_ptr<Channel>(
+      std::make_unique<MiscNodeChannel>(path, std::move(fd), loop, pool));
+}
+
+}  // namespace dmu

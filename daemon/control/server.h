@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// server.h - the control socket: sessions, frames, credentials.
+//
+// Owns: the listening socket and the sessions. Knows frames, not verbs. A
+// client that sends too much, breaks the framing or does not read what it asked
+// for loses its session and costs nobody else anything.
+#ifndef DAEMON_CONTROL_SERVER_H_
+#define DAEMON_CONTROL_SERVER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "daemon/io/loop.h"
+#include "daemon/io/unique_fd.h"
+
+namespace dmu {
+
+// What the server tells about its sessions. An id is never used twice.
+class SessionHandler {
+ public:
+  virtual ~SessionHandler() = default;
+  virtual void OnFrame(uint64_t session, const uint8_t* bytes,
+                       uint32_t count) = 0;
+  // Everything sent so far has left; see Server::Backlogged.
+  virtual void OnDrained(uint64_t session) = 0;
+  virtual void OnEnd(uint64_t session) = 0;
+};
+
+class Server {
+ public:
+  static constexpr size_t kSessionsMax = 8;
+
+  // Binds `path` (0600; its directory is made, 0755), taking the place of a
+  // socket nobody listens on. kAborted when another daemon does.
+  static absl::StatusOr<std::unique_ptr<Server>> Listen(
+      const std::string& path, SessionHandler* handler, Loop* loop);
+  ~Server();
+
+  // Queues one message; nothing when the session has ended.
+  void Send(uint64_t session, const std::string& message);
+  // Whether bytes still wait for this client: who sends events sends only the
+  // newest then, from OnDrained.
+  bool Backlogged(uint64_t session) const;
+
+ private:
+  struct Session;
+
+  Server(UniqueFd fd, std::string path, SessionHandler* handler, Loop* loop);
+
+  static void OnAccept(void* context, uint32_t events);
+  static void OnSession(void* context, uint32_t events);
+
+  void Accept();
+  Session* Find(uint64_t id) const;
+  // False when the session has ended.
+  bool ReadFrames(Session* session);
+  bool WriteOut(Session* session);
+  void End(Session* session);
+
+  UniqueFd fd_;
+  const std::string path_;
+  SessionHandler* const handler_;
+  Loop* const loop_;
+  Watch watch_;
+  std::vector<std::unique_ptr<Session>> sessions_;
+  uint64_t next_id_ = 1;
+};
+
+}  // namespace dmu
+
+#endif  // DAEMON_CONTROL_SERVER_H_

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/control/service.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/control/frame.h"
+
+namespace dmu {
+
+namespace {
+
+proto::Response MakeResponse(uint64_t id, const absl::Status& status) {
+  proto::Response response;
+  response.set_id(id);
+  response.set_code(static_cast<int>(status.code()));
+  response.set_message(std::string(status.message()));
+  return response;
+}
+
+// Whether a watcher has seen everything there will be.
+bool IsLast(const proto::DeviceStatus& device) {
+  if (!device.has_merge()) return false;
+  return device.merge().state() == proto::MergeStatus::DONE ||
+         device.merge().state() == proto::MergeStatus::FAILED;
+}
+
+}  // namespace
+
+Service::Service(Registry* registry,
+                 std::function<void(proto::DaemonStatus*)> fill_daemon)
+    : registry_(registry), fill_daemon_(std::move(fill_daemon)) {
+  registry_->SetObserver(
+      [this](const std::string& name) { OnDeviceChanged(name); });
+}
+
+void Service::OnFrame(uint64_t session, const uint8_t* bytes, uint32_t count) {
+  proto::Request request;
+  if (!request.ParseFromArray(bytes, static_cast<int>(count))) {
+    Answer(session, 0, absl::InvalidArgumentError("not a request"));
+    return;
+  }
+  const uint64_t id = request.id();
+  if (request.version() == 0 || request.version() > kControlVersion) {
+    Answer(session, id,
+           absl::UnimplementedError(absl::StrCat(
+               "the client speaks version ", request.version(),
+               " of the control protocol, this daemon ", kControlVersion,
+               "; use the dmuserctl that came with it")));
+    return;
+  }
+  auto answer = [this, session, id](absl::Status status) {
+    Answer(session, id, status);
+  };
+  switch (request.verb_case()) {
+    case proto::Request::kAttach:
+      registry_->Attach(request.attach(), answer);
+      return;
+    case proto::Request::kDetach:
+      registry_->Detach(request.detach().name(), answer);
+      return;
+    case proto::Request::kMerge:
+      answer(registry_->SetMerge(
+          request.merge().name(),
+          request.merge().action() == proto::Merge::START));
+      return;
+    case proto::Request::kStatus:
+      AnswerStatus(session, id, request.status().name());
+      return;
+    case proto::Request::kWatch:
+      BeginWatch(session, id, request.watch().name());
+      return;
+    default:
+      answer(absl::UnimplementedError(
+          "this daemon does not know the verb; use the dmuserctl that came "
+          "with it"));
+  }
+}
+
+void Service::Answer(uint64_t session, uint64_t id,
+                     const absl::Status& status) {
+  Send(session, MakeResponse(id, status));
+}
+
+void Service::AnswerStatus(uint64_t session, uint64_t id,
+                           const std::string& name) {
+  auto devices = registry_->Status(name);
+  if (!devices.ok()) {
+    Answer(session, id, devices.status());
+    return;
+  }
+  proto::Response response = MakeResponse(id, absl::OkStatus());
+  for (proto::DeviceStatus& device : *devices) {
+    *response.add_devices() = std::move(device);
+  }
+  fill_daemon_(response.mutable_daemon());
+  Send(session, response);
+}
+
+void Service::BeginWatch(uint64_t session, uint64_t id,
+                         const std::string& name) {
+  const Watcher watcher{.session = session, .id = id, .name = name};
+  if (SendEvent(watcher)) watchers_.push_back(watcher);
+}
+
+bool Service::SendEvent(const Watcher& watcher) {
+  auto devices = registry_->Status(watcher.name);
+  if (!devices.ok() || watcher.name.empty()) {
+    Answer(watcher.session, watcher.id,
+           devices.ok() ? absl::InvalidArgumentError(
+                              "watch needs the name of a device")
+                        : devices.status());
+    return false;
+  }
+  proto::Response response = MakeResponse(watcher.id, absl::OkStatus());
+  const bool last = IsLast(devices->front());
+  response.set_more(!last);
+  *response.add_devices() = std::move(devices->front());
+  Send(watcher.session, response);
+  return !last;
+}
+
+void Service::OnDeviceChanged(const std::string& name) {
+  // By index: sending may end a session and so take watchers away.
+  for (size_t i = 0; i < watchers_.size();) {
+    if (watchers_[i].name != name) {
+      ++i;
+      continue;
+    }
+    if (server_->Backlogged(watchers_[i].session)) {
+      watchers_[i].stale = true;
+      ++i;
+      continue;
+    }
+    const Watcher watcher = watchers_[i];
+    const bool goes_on = SendEvent(watcher);
+    const bool still_there = i < watchers_.size() &&
+                             watchers_[i].session == watcher.session &&
+                             watchers_[i].id == watcher.id;
+    if (!still_there) continue;
+    if (goes_on) {
+      ++i;
+    } else {
+      watchers_.erase(watchers_.begin() + static_cast<ptrdiff_t>(i));
+    }
+  }
+}
+
+void Service::OnDrained(uint64_t session) {
+  for (size_t i = 0; i < watchers_.size(); ++i) {
+    if (watchers_[i].session != session || !watchers_[i].stale) continue;
+    watchers_[i].stale = false;
+    const std::string name = watchers_[i].name;
+    OnDeviceChanged(name);
+    return;
+  }
+}
+
+void Service::OnEnd(uint64_t session) {
+  std::erase_if(watchers_, [session](const Watcher& watcher) {
+    return watcher.session == session;
+  });
+}
+
+void Service::Send(uint64_t session, const proto::Response& response) {
+  server_->Send(session, response.SerializeAsString());
+}
+
+}  // namespace dmu

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// service.h - the verbs of the control protocol.
+//
+// Owns: one handler per verb and the list of watchers. No handler waits: what
+// takes longer is answered from a callback of the registry.
+#ifndef DAEMON_CONTROL_SERVICE_H_
+#define DAEMON_CONTROL_SERVICE_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "daemon/control/server.h"
+#include "daemon/device/registry.h"
+#include "proto/control.pb.h"
+
+namespace dmu {
+
+class Service : public SessionHandler {
+ public:
+  // fill_daemon adds the daemon's own figures to a status answer.
+  Service(Registry* registry,
+          std::function<void(proto::DaemonStatus*)> fill_daemon);
+
+  // Must be set before the first frame.
+  void SetServer(Server* server) { server_ = server; }
+
+  void OnFrame(uint64_t session, const uint8_t* bytes, uint32_t count) override;
+  void OnDrained(uint64_t session) override;
+  void OnEnd(uint64_t session) override;
+
+ private:
+  struct Watcher {
+    uint64_t session = 0;
+    uint64_t id = 0;
+    std::string name;
+    bool stale = false;  // a change was left out because the client lagged
+  };
+
+  void Answer(uint64_t session, uint64_t id, const absl::Status& status);
+  void AnswerStatus(uint64_t session, uint64_t id, const std::string& name);
+  void BeginWatch(uint64_t session, uint64_t id, const std::string& name);
+  void OnDeviceChanged(const std::string& name);
+  // Sends the newest status; false when it was the last one for this watcher.
+  bool SendEvent(const Watcher& watcher);
+  void Send(uint64_t session, const proto::Response& response);
+
+  Registry* const registry_;
+  const std::function<void(proto::DaemonStatus*)> fill_daemon_;
+  Server* server_ = nullptr;
+  std::vector<Watcher> watchers_;
+};
+
+}  // namespace dmu
+
+#endif  // DAEMON_CONTROL_SERVICE_H_

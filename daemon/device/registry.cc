@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/device/registry.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/base/check.h"
+#include "daemon/base/log.h"
+
+namespace dmu {
+
+struct Registry::Entry {
+  Registry* registry = nullptr;
+  proto::DeviceRecord record;
+  proto::DeviceStatus::State state = proto::DeviceStatus::ATTACHING;
+  std::unique_ptr<Device> device;
+  bool recovering = false;
+  bool keep_record = false;
+  Done attach_done;
+  std::vector<Done> detach_done;
+  Task closed;        // called by the device, deep inside its channel
+  Task closed_later;  // takes the device apart, in a turn of its own
+  Task stopped;
+  Task merge_changed;
+
+  const std::string& name() const { return record.attach().name(); }
+  MergeControl* merge() const {
+    return device != nullptr ? device->backend()->merge() : nullptr;
+  }
+};
+
+namespace {
+
+// dm names are at most 127 bytes; a slash would leave the state directory.
+constexpr size_t kNameBytesMax = 127;
+
+absl::Status CheckName(const std::string& name) {
+  if (name.empty() || name.size() > kNameBytesMax || name[0] == '.' ||
+      name.find('/') != std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", name, "' is no device name: 1 to ", kNameBytesMax,
+        " characters, no '/', not beginning with '.'"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status NotServed(const std::string& name) {
+  return absl::NotFoundError(absl::StrCat(
+      name, ": this daemon serves no such device; 'dmuserctl list' names them"));
+}
+
+proto::MergeStatus::State ToProto(MergeStatus::State state) {
+  switch (state) {
+    case MergeStatus::State::kIdle:
+      return proto::MergeStatus::IDLE;
+    case MergeStatus::State::kRunning:
+      return proto::MergeStatus::RUNNING;
+    case MergeStatus::State::kDone:
+      return proto::MergeStatus::DONE;
+    case MergeStatus::State::kFailed:
+      return proto::MergeStatus::FAILED;
+  }
+  return proto::MergeStatus::IDLE;
+}
+
+void DescribeBackend(const proto::Attach& attach, proto::DeviceStatus* out) {
+  switch (attach.backend_case()) {
+    case proto::Attach::kNull:
+      out->set_kind("null");
+      break;
+    case proto::Attach::kFile:
+      out->set_kind("file");
+      out->set_base_path(attach.file().path());
+      break;
+    case proto::Attach::kSnapshot:
+      out->set_kind("snapshot");
+      out->set_cow_path(attach.snapshot().cow_path());
+      out->set_base_path(attach.snapshot().base_path());
+      break;
+    default:
+      break;
+  }
+}
+
+void DescribeDevice(const Device& device, proto::DeviceStatus* out) {
+  const Geometry geometry = device.backend()->geometry();
+  out->set_size_bytes(geometry.size_bytes);
+  out->set_read_only(geometry.read_only);
+  const Device::Counters& counters = device.counters();
+  out->set_reads(counters.reads);
+  out->set_read_bytes(counters.read_bytes);
+  out->set_writes(counters.writes);
+  out->set_write_bytes(counters.write_bytes);
+  out->set_other_requests(counters.other_requests);
+  out->set_errors(counters.errors);
+  MergeControl* merge = device.backend()->merge();
+  if (merge == nullptr) return;
+  const MergeStatus status = merge->status();
+  proto::MergeStatus* to = out->mutable_merge();
+  to->set_state(ToProto(status.state));
+  to->set_merged_ops(status.merged_ops);
+  to->set_total_ops(status.total_ops);
+  to->set_merged_bytes(status.merged_bytes);
+  to->set_total_bytes(status.total_bytes);
+  to->set_error(status.error);
+}
+
+}  // namespace
+
+Registry::Registry(Factories factories, StateStore* store, Loop* loop)
+    : factories_(std::move(factories)), store_(store), loop_(loop) {}
+
+Registry::~Registry() { DMU_CHECK(entries_.empty()); }
+
+Registry::Entry* Registry::Find(const std::string& name) const {
+  for (const auto& entry : entries_) {
+    if (entry->name() == name) return entry.get();
+  }
+  return nullptr;
+}
+
+void Registry::Attach(const proto::Attach& attach, Done done) {
+  proto::DeviceRecord record;
+  *record.mutable_attach() = attach;
+  AttachRecord(record, /*recovering=*/false, std::move(done));
+}
+
+void Registry::AttachRecord(const proto::DeviceRecord& record, bool recovering,
+                            Done done) {
+  const proto::Attach& attach = record.attach();
+  absl::Status named = CheckName(attach.name());
+  if (!named.ok()) {
+    done(named);
+    return;
+  }
+  if (Find(attach.name()) != nullptr) {
+    done(absl::AlreadyExistsError(absl::StrCat(
+        attach.name(), ": is served already; unmap it first, or choose another "
+                       "name")));
+    return;
+  }
+  entries_.push_back(std::make_unique<Entry>());
+  Entry* entry = entries_.back().get();
+  entry->registry = this;
+  entry->record = record;
+  entry->recovering = recovering;
+  entry->attach_done = std::move(done);
+  entry->closed.run = OnClosed;
+  entry->closed_later.run = OnClosedLater;
+  entry->stopped.run = OnStopped;
+  entry->merge_changed.run = OnMerge;
+  for (Task* task : {&entry->closed, &entry->closed_later, &entry->stopped,
+                     &entry->merge_changed}) {
+    task->context = entry;
+  }
+  factories_.open_backend(
+      entry->record.attach(),
+      [this, entry](absl::StatusOr<std::unique_ptr<Backend>> backend) {
+        OnBackend(entry, std::move(backend));
+      });
+}
+
+void Registry::OnBackend(Entry* entry,
+                         absl::StatusOr<std::unique_ptr<Backend>> backend) {
+  if (entry->state == proto::DeviceStatus::DETACHING) {
+    Erase(entry, absl::CancelledError("detached while it was attached"));
+    return;
+  }
+  absl::Status result = backend.ok()
+                            ? BringUp(entry, std::move(*backend))
+                            : backend.status();
+  if (!result.ok()) {
+    Erase(entry, result);
+    return;
+  }
+  Log(LogLevel::kInfo, "%s: serving", entry->name().c_str());
+  if (Done done = std::exchange(entry->attach_done, nullptr)) done(result);
+}
+
+absl::Status Registry::BringUp(Entry* entry, std::unique_ptr<Backend> backend) {
+  absl::StatusOr<std::unique_ptr<Channel>> channel =
+      factories_.open_channel(entry->name(), backend->geometry());
+  if (!channel.ok()) return channel.status();
+  // The record first: once the device answers, a restart must know of it.
+  absl::Status saved = store_->Save(entry->record);
+  if (!saved.ok()) return saved;
+  entry->device =
+      std::make_unique<Device>(entry->name(), std::move(*channel),
+                               std::move(backend), &entry->closed);
+  entry->state = proto::DeviceStatus::SERVING;
+  MergeControl* merge = entry->merge();
+  if (merge != nullptr) merge->SetListener(&entry->merge_changed);
+  entry->device->Start();
+  if (merge != nullptr && entry->record.merge_wanted()) merge->Start();
+  return absl::OkStatus();
+}
+
+void Registry::Detach(const std::string& name, Done done) {
+  Entry* entry = Find(name);
+  if (entry == nullptr) {
+    done(NotServed(name));
+    return;
+  }
+  entry->detach_done.push_back(std::move(done));
+  StopEntry(entry, /*keep_record=*/false);
+}
+
+void Registry::StopEntry(Entry* entry, bool keep_record) {
+  const bool stopping = entry->state == proto::DeviceStatus::DETACHING;
+  entry->keep_record = keep_record && (!stopping || entry->keep_record);
+  if (stopping) return;
+  entry->state = proto::DeviceStatus::DETACHING;
+  // While its back end is still being opened, OnBackend finds the state.
+  if (entry->device == nullptr) return;
+  if (MergeControl* merge = entry->merge()) merge->SetListener(nullptr);
+  entry->device->Stop(&entry->stopped);
+}
+
+void Registry::OnStopped(void* context) {
+  auto* entry = static_cast<Entry*>(context);
+  entry->registry->Erase(entry, absl::OkStatus());
+}
+
+void Registry::Erase(Entry* entry, absl::Status attach_result) {
+  const std::string name = entry->name();
+  const bool served = entry->device != nullptr;
+  absl::Status removed;
+  // What could not be recovered now may be recoverable the next time, unless
+  // there is no dm device any more that waits for it.
+  const bool keep = entry->keep_record || (!served && entry->recovering &&
+                                           !absl::IsUnavailable(attach_result));
+  if (!keep) removed = store_->Remove(name);
+  if (!removed.ok()) {
+    Log(LogLevel::kError, "%s", std::string(removed.message()).c_str());
+  }
+  Done attach_done = std::move(entry->attach_done);
+  std::vector<Done> detach_done = std::move(entry->detach_done);
+  loop_->Cancel(&entry->closed_later);
+  loop_->Cancel(&entry->merge_changed);
+  std::erase_if(entries_, [entry](const auto& at) { return at.get() == entry; });
+  if (served) Log(LogLevel::kInfo, "%s: no longer served", name.c_str());
+  if (attach_done) attach_done(attach_result);
+  for (Done& done : detach_done) done(removed);
+  if (observer_) observer_(name);
+  if (entries_.empty() && all_stopped_) std::exchange(all_stopped_, nullptr)();
+}
+
+void Registry::OnClosed(void* context) {
+  auto* entry = static_cast<Entry*>(context);
+  entry->registry->loop_->Post(&entry->closed_later);
+}
+
+void Registry::OnClosedLater(void* context) {
+  auto* entry = static_cast<Entry*>(context);
+  entry->registry->StopEntry(entry, /*keep_record=*/false);
+}
+
+void Registry::OnMerge(void* context) {
+  auto* entry = static_cast<Entry*>(context);
+  entry->registry->OnMergeChanged(entry);
+}
+
+void Registry::OnMergeChanged(Entry* entry) {
+  MergeControl* merge = entry->merge();
+  if (merge == nullptr) return;
+  const MergeStatus status = merge->status();
+  if (status.state == MergeStatus::State::kDone &&
+      entry->record.merge_wanted()) {
+    entry->record.set_merge_wanted(false);
+    absl::Status saved = store_->Save(entry->record);
+    // A record that still wants the merge costs the next daemon one look.
+    if (!saved.ok()) {
+      Log(LogLevel::kError, "%s", std::string(saved.message()).c_str());
+    }
+    Log(LogLevel::kInfo, "%s: merge finished", entry->name().c_str());
+  }
+  if (status.state == MergeStatus::State::kFailed) {
+    Log(LogLevel::kError, "%s: merge stopped: %s", entry->name().c_str(),
+        status.error);
+  }
+  if (observer_) observer_(entry->name());
+}
+
+absl::Status Registry::SetMerge(const std::string& name, bool run) {
+  Entry* entry = Find(name);
+  if (entry == nullptr || entry->state != proto::DeviceStatus::SERVING) {
+    return NotServed(name);
+  }
+  MergeControl* merge = entry->merge();
+  if (merge == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": has nothing to merge: it is no snapshot"));
+  }
+  const MergeStatus status = merge->status();
+  if (run && status.state == MergeStatus::State::kDone) return absl::OkStatus();
+  proto::DeviceRecord record = entry->record;
+  record.set_merge_wanted(run);
+  // The wish is durable before the first block is overwritten.
+  absl::Status saved = store_->Save(record);
+  if (!saved.ok()) return saved;
+  entry->record = record;
+  if (run) {
+    merge->Start();
+  } else {
+    merge->Pause();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<proto::DeviceStatus>> Registry::Status(
+    const std::string& name) const {
+  std::vector<proto::DeviceStatus> all;
+  for (const auto& entry : entries_) {
+    if (!name.empty() && entry->name() != name) continue;
+    proto::DeviceStatus& status = all.emplace_back();
+    status.set_name(entry->name());
+    status.set_state(entry->state);
+    DescribeBackend(entry->record.attach(), &status);
+    if (entry->device != nullptr) DescribeDevice(*entry->device, &status);
+  }
+  if (!name.empty() && all.empty()) return NotServed(name);
+  return all;
+}
+
+void Registry::Recover() {
+  for (const proto::DeviceRecord& record : store_->LoadAll()) {
+    const std::string name = record.attach().name();
+    AttachRecord(record, /*recovering=*/true, [name](absl::Status result) {
+      if (result.ok()) return;
+      Log(LogLevel::kError, "%s: not recovered: %s", name.c_str(),
+          std::string(result.message()).c_str());
+    });
+  }
+}
+
+void Registry::StopAll(std::function<void()> done) {
+  if (entries_.empty()) {
+    done();
+    return;
+  }
+  all_stopped_ = std::move(done);
+  std::vector<Entry*> all;
+  for (const auto& entry : entries_) all.push_back(entry.get());
+  for (Entry* entry : all) StopEntry(entry, /*keep_record=*/true);
+}
+
+}  // namespace dmu

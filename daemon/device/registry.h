@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// registry.h - the devices of this daemon, by name, from attach to gone.
+//
+// Owns: devices, their records in the state store, whether a merge is wanted.
+// Does not know any kind of channel or back end: it gets factories. Set-up
+// work, so it may allocate; nothing here is on the path of a request.
+#ifndef DAEMON_DEVICE_REGISTRY_H_
+#define DAEMON_DEVICE_REGISTRY_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "daemon/device/device.h"
+#include "daemon/device/state_store.h"
+#include "daemon/io/loop.h"
+#include "proto/control.pb.h"
+
+namespace dmu {
+
+class Registry {
+ public:
+  using BackendDone =
+      std::function<void(absl::StatusOr<std::unique_ptr<Backend>>)>;
+  struct Factories {
+    // Opens a back end; calls `done` once, from a turn of the loop or inside.
+    std::function<void(const proto::Attach&, BackendDone done)> open_backend;
+    std::function<absl::StatusOr<std::unique_ptr<Channel>>(
+        const std::string& name, const Geometry&)>
+        open_channel;
+  };
+  using Done = std::function<void(absl::Status)>;
+
+  Registry(Factories factories, StateStore* store, Loop* loop);
+  ~Registry();
+
+  // kAlreadyExists, kInvalidArgument, or what the factories say.
+  void Attach(const proto::Attach& attach, Done done);
+  void Detach(const std::string& name, Done done);
+  absl::Status SetMerge(const std::string& name, bool run);
+
+  // One device, or all when name is empty. kNotFound.
+  absl::StatusOr<std::vector<proto::DeviceStatus>> Status(
+      const std::string& name) const;
+
+  // Attaches every recorded device; what cannot be attached is logged and its
+  // record kept, unless its dm device is gone.
+  void Recover();
+
+  // Stops all devices and keeps their records, for the next daemon.
+  void StopAll(std::function<void()> done);
+
+  // Called with a device's name whenever its status changed by itself.
+  void SetObserver(std::function<void(const std::string&)> observer) {
+    observer_ = std::move(observer);
+  }
+
+ private:
+  struct Entry;
+
+  Entry* Find(const std::string& name) const;
+  void AttachRecord(const proto::DeviceRecord& record, bool recovering,
+                    Done done);
+  void OnBackend(Entry* entry, absl::StatusOr<std::unique_ptr<Backend>> backend);
+  absl::Status BringUp(Entry* entry, std::unique_ptr<Backend> backend);
+  void StopEntry(Entry* entry, bool keep_record);
+  void Erase(Entry* entry, absl::Status attach_result);
+  void OnMergeChanged(Entry* entry);
+  static void OnClosed(void* context);
+  static void OnClosedLater(void* context);
+  static void OnStopped(void* context);
+  static void OnMerge(void* context);
+
+  const Factories factories_;
+  StateStore* const store_;
+  Loop* const loop_;
+  std::vector<std::unique_ptr<Entry>> entries_;
+  std::function<void(const std::string&)> observer_;
+  std::function<void()> all_stopped_;
+};
+
+}  // namespace dmu
+
+#endif  // DAEMON_DEVICE_REGISTRY_H_

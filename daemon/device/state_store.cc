@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/device/state_store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/base/log.h"
+#include "daemon/io/unique_fd.h"
+
+namespace dmu {
+
+namespace {
+
+constexpr uint32_t kRecordVersion = 1;
+constexpr char kTemporarySuffix[] = ".new";
+// A record holds a name and two paths.
+constexpr size_t kRecordBytesMax = 16 * 1024;
+
+absl::Status Failed(const std::string& what, const std::string& path) {
+  return absl::InternalError(
+      absl::StrCat(path, ": cannot ", what, ": ", strerror(errno)));
+}
+
+bool WriteAll(int fd, const std::string& bytes) {
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t put = write(fd, bytes.data() + done, bytes.size() - done);
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) return false;
+    done += static_cast<size_t>(put);
+  }
+  return true;
+}
+
+// Names of the directory's files, sorted: a restart goes the same way twice.
+std::vector<std::string> List(const std::string& directory) {
+  std::vector<std::string> names;
+  std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(directory.c_str()), closedir);
+  if (dir == nullptr) return names;
+  while (const dirent* entry = readdir(dir.get())) {
+    if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+bool IsTemporary(const std::string& name) {
+  return absl::EndsWith(name, kTemporarySuffix);
+}
+
+}  // namespace
+
+absl::Status StateStore::Prepare() {
+  if (mkdir(directory_.c_str(), 0700) != 0 && errno != EEXIST) {
+    return Failed("make the state directory", directory_);
+  }
+  for (const std::string& name : List(directory_)) {
+    if (IsTemporary(name)) unlink(absl::StrCat(directory_, "/", name).c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StateStore::SyncDirectory() const {
+  UniqueFd fd(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid() || fsync(fd.get()) != 0) return Failed("sync", directory_);
+  return absl::OkStatus();
+}
+
+absl::Status StateStore::Save(const proto::DeviceRecord& record) {
+  proto::DeviceRecord versioned = record;
+  versioned.set_version(kRecordVersion);
+  const std::string path =
+      absl::StrCat(directory_, "/", record.attach().name());
+  const std::string temporary = absl::StrCat(path, kTemporarySuffix);
+  {
+    UniqueFd fd(open(temporary.c_str(),
+                     O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (!fd.valid()) return Failed("create", temporary);
+    if (!WriteAll(fd.get(), versioned.SerializeAsString()) ||
+        fsync(fd.get()) != 0) {
+      return Failed("write", temporary);
+    }
+  }
+  if (rename(temporary.c_str(), path.c_str()) != 0) {
+    return Failed("rename", temporary);
+  }
+  return SyncDirectory();
+}
+
+absl::Status StateStore::Remove(const std::string& name) {
+  const std::string path = absl::StrCat(directory_, "/", name);
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) {
+    return Failed("remove", path);
+  }
+  return SyncDirectory();
+}
+
+std::vector<proto::DeviceRecord> StateStore::LoadAll() const {
+  std::vector<proto::DeviceRecord> records;
+  for (const std::string& name : List(directory_)) {
+    if (IsTemporary(name)) continue;
+    const std::string path = absl::StrCat(directory_, "/", name);
+    UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    std::string bytes(kRecordBytesMax, '\0');
+    const ssize_t got =
+        fd.valid() ? read(fd.get(), bytes.data(), bytes.size()) : -1;
+    proto::DeviceRecord record;
+    if (got < 0 || !record.ParseFromArray(bytes.data(),
+                                          static_cast<int>(got)) ||
+        record.version() != kRecordVersion || record.attach().name() != name) {
+      Log(LogLevel::kError,
+          "%s: is not a device record of this version; it is left alone and "
+          "its device is not served",
+          path.c_str());
+      continue;
+    }
+    records.push_back(std::move(record));
+  }
+  return records;
+}
+
+}  // namespace dmu

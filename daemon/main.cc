@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// main.cc - dmuserd: options, the factory table, start and stop.
+//
+// The only file that names concrete kinds of channel and back end.
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/backend/file.h"
+#include "daemon/backend/null.h"
+#include "daemon/backend/snapshot.h"
+#include "daemon/base/buffer_pool.h"
+#include "daemon/base/log.h"
+#include "daemon/channel/misc_node.h"
+#include "daemon/control/frame.h"
+#include "daemon/control/server.h"
+#include "daemon/control/service.h"
+#include "daemon/device/registry.h"
+#include "daemon/device/state_store.h"
+#include "daemon/io/disk_file.h"
+#include "daemon/io/loop_epoll.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+namespace dmu {
+namespace {
+
+constexpr char kVersion[] = "0.1.0";
+constexpr uint64_t kMemoryBytesDefault = 2 * 1024 * 1024;
+// Below two buffers a long write and a read could not go on together.
+constexpr uint64_t kMemoryBytesMin = 2 * BufferPool::kBufferBytes;
+constexpr uint64_t kMemoryBytesMax = uint64_t{1} << 30;
+
+// Exit codes, as systemd and scripts see them.
+enum ExitCode { kExitOk = 0, kExitFailure = 1, kExitUsage = 2, kExitBusy = 5 };
+
+struct Options {
+  std::string control_path = kDefaultControlPath;
+  std::string state_directory;  // default: "state" beside the control socket
+  uint64_t memory_bytes = kMemoryBytesDefault;
+};
+
+void PrintUsage(FILE* to) {
+  fprintf(to,
+          "Usage: dmuserd [--control PATH] [--state-dir DIR] [--memory KIB]\n"
+          "\n"
+          "Serves dm-user devices. Stays in the foreground and logs to standard "
+          "error;\n"
+          "dmuserctl tells it what to serve.\n"
+          "\n"
+          "  --control PATH   socket dmuserctl talks to (%s)\n"
+          "  --state-dir DIR  what to serve after a restart (DIR of the socket "
+          "+ /state)\n"
+          "  --memory KIB     payload buffers, taken from the system as they "
+          "are used (%llu)\n"
+          "  --version        print the version and exit\n"
+          "  --help           print this and exit\n"
+          "\n"
+          "Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failure, 2 usage, 5 "
+          "another\n"
+          "dmuserd owns the control socket.\n",
+          kDefaultControlPath,
+          static_cast<unsigned long long>(kMemoryBytesDefault / 1024));
+}
+
+// 0 when *options is good, else an exit code + 1; see main.
+int ParseOptions(int argc, char** argv, Options* options) {
+  enum { kControl = 1, kStateDir, kMemory, kVersionOption, kHelp };
+  static const option kLong[] = {
+      {"control", required_argument, nullptr, kControl},
+      {"state-dir", required_argument, nullptr, kStateDir},
+      {"memory", required_argument, nullptr, kMemory},
+      {"version", no_argument, nullptr, kVersionOption},
+      {"help", no_argument, nullptr, kHelp},
+      {}};
+  int choice = 0;
+  while ((choice = getopt_long(argc, argv, "", kLong, nullptr)) != -1) {
+    switch (choice) {
+      case kControl:
+        options->control_path = optarg;
+        break;
+      case kStateDir:
+        options->state_directory = optarg;
+        break;
+      case kMemory: {
+        char* end = nullptr;
+        errno = 0;
+        const unsigned long long kib = strtoull(optarg, &end, 10);
+        if (errno != 0 || *end != '\0' || end == optarg ||
+            kib < kMemoryBytesMin / 1024 || kib > kMemoryBytesMax / 1024) {
+          fprintf(stderr,
+                  "dmuserd: --memory %s: expected %llu to %llu KiB\n", optarg,
+                  static_cast<unsigned long long>(kMemoryBytesMin / 1024),
+                  static_cast<unsigned long long>(kMemoryBytesMax / 1024));
+          return kExitUsage + 1;
+        }
+        options->memory_bytes = kib * 1024;
+        break;
+      }
+      case kVersionOption:
+        printf("dmuserd %s (control protocol %u)\n", kVersion, kControlVersion);
+        return kExitOk + 1;
+      case kHelp:
+        PrintUsage(stdout);
+        return kExitOk + 1;
+      default:
+        PrintUsage(stderr);
+        return kExitUsage + 1;
+    }
+  }
+  if (optind != argc) {
+    fprintf(stderr, "dmuserd: unexpected argument '%s'\n", argv[optind]);
+    return kExitUsage + 1;
+  }
+  if (options->state_directory.empty()) {
+    const size_t slash = options->control_path.rfind('/');
+    options->state_directory =
+        slash == std::string::npos
+            ? "state"
+            : absl::StrCat(options->control_path.substr(0, slash), "/state");
+  }
+  return 0;
+}
+
+// Tells a service manager, when there is one, that requests are served.
+void NotifyReady() {
+  const char* path = getenv("NOTIFY_SOCKET");
+  if (path == nullptr || path[0] == '\0') return;
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  const size_t length = strlen(path);
+  if (length >= sizeof(address.sun_path)) return;
+  memcpy(address.sun_path, path, length);
+  if (address.sun_path[0] == '@') address.sun_path[0] = '\0';
+  UniqueFd fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  constexpr char kReady[] = "READY=1";
+  const auto name_bytes =
+      static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length);
+  if (!fd.valid() ||
+      sendto(fd.get(), kReady, strlen(kReady), MSG_NOSIGNAL,
+             reinterpret_cast<sockaddr*>(&address), name_bytes) < 0) {
+    Log(LogLevel::kWarning, "cannot tell %s that the daemon is ready: %s", path,
+        strerror(errno));
+  }
+}
+
+// The value in KiB behind "key:" in a file of /proc, as bytes; 0 without it.
+uint64_t ProcKib(const char* path, const char* key) {
+  std::unique_ptr<FILE, int (*)(FILE*)> file(fopen(path, "re"), fclose);
+  if (file == nullptr) return 0;
+  char line[256];
+  const size_t key_length = strlen(key);
+  while (fgets(line, sizeof(line), file.get()) != nullptr) {
+    if (strncmp(line, key, key_length) == 0 && line[key_length] == ':') {
+      return strtoull(line + key_length + 1, nullptr, 10);
+    }
+  }
+  return 0;
+}
+
+class Daemon {
+ public:
+  explicit Daemon(Options options) : options_(std::move(options)) {}
+
+  int Run();
+
+ private:
+  Registry::Factories Factories();
+  void OpenBackend(const proto::Attach& attach, Registry::BackendDone done);
+  void OpenFile(const proto::FileBackend& file,
+                const Registry::BackendDone& done);
+  void OpenSnapshot(const proto::SnapshotBackend& snapshot,
+                    Registry::BackendDone done);
+  void FillStatus(proto::DaemonStatus* status) const;
+  bool WatchSignals();
+  void OnSignal();
+
+  const Options options_;
+  std::unique_ptr<EpollLoop> loop_;
+  std::unique_ptr<BufferPool> pool_;
+  std::unique_ptr<StateStore> store_;
+  std::unique_ptr<Registry> registry_;
+  std::unique_ptr<Service> service_;
+  std::unique_ptr<Server> server_;
+  UniqueFd signal_fd_;
+  Watch signal_watch_;
+  bool stopping_ = false;
+};
+
+Registry::Factories Daemon::Factories() {
+  Registry::Factories factories;
+  factories.open_backend = [this](const proto::Attach& attach,
+                                  Registry::BackendDone done) {
+    OpenBackend(attach, std::move(done));
+  };
+  factories.open_channel = [this](const std::string& name,
+                                  const Geometry& geometry) {
+    return OpenMiscNode(name, geometry, loop_.get(), pool_.get());
+  };
+  return factories;
+}
+
+void Daemon::OpenBackend(const proto::Attach& attach,
+                         Registry::BackendDone done) {
+  switch (attach.backend_case()) {
+    case proto::Attach::kNull:
+      if (attach.null().size_bytes() % kSectorBytes != 0) {
+        done(absl::InvalidArgumentError("the size is not a multiple of 512"));
+        return;
+      }
+      done(std::make_unique<NullBackend>(attach.null().size_bytes(),
+                                         loop_.get()));
+      return;
+    case proto::Attach::kFile:
+      OpenFile(attach.file(), done);
+      return;
+    case proto::Attach::kSnapshot:
+      OpenSnapshot(attach.snapshot(), std::move(done));
+      return;
+    default:
+      done(absl::UnimplementedError(
+          "this daemon does not know that kind of back end"));
+  }
+}
+
+void Daemon::OpenFile(const proto::FileBackend& file,
+                      const Registry::BackendDone& done) {
+  auto disk = FileDisk::Open(
+      file.path(), {.writable = !file.read_only(), .exclusive = true},
+      loop_.get());
+  if (!disk.ok()) {
+    done(disk.status());
+    return;
+  }
+  done(std::make_unique<FileBackend>(std::move(*disk), file.read_only(),
+                                     loop_.get()));
+}
+
+void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
+                          Registry::BackendDone done) {
+  // Both are written by a merge, and nobody else may change them while the
+  // device shows what they mean together.
+  const FileDisk::Options options = {.writable = true, .exclusive = true};
+  auto cow = FileDisk::Open(snapshot.cow_path(), options, loop_.get());
+  if (!cow.ok()) {
+    done(cow.status());
+    return;
+  }
+  auto base = FileDisk::Open(snapshot.base_path(), options, loop_.get());
+  if (!base.ok()) {
+    done(base.status());
+    return;
+  }
+  OpenSnapshotBackend(std::move(*base), std::move(*cow), loop_.get(),
+                      std::move(done));
+}
+
+void Daemon::FillStatus(proto::DaemonStatus* status) const {
+  status->set_version(kVersion);
+  status->set_pid(static_cast<uint32_t>(getpid()));
+  status->set_anonymous_bytes(
+      1024 * ProcKib("/proc/self/smaps_rollup", "Anonymous"));
+  status->set_threads(
+      static_cast<uint32_t>(ProcKib("/proc/self/status", "Threads")));
+  status->set_pool_bytes(uint64_t{pool_->count()} * BufferPool::kBufferBytes);
+  status->set_pool_used_bytes(uint64_t{pool_->in_use()} *
+                              BufferPool::kBufferBytes);
+}
+
+bool Daemon::WatchSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  if (sigprocmask(SIG_BLOCK, &signals, nullptr) != 0) return false;
+  signal_fd_.reset(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signal_fd_.valid()) return false;
+  signal_watch_.ready = [](void* context, uint32_t) {
+    static_cast<Daemon*>(context)->OnSignal();
+  };
+  signal_watch_.context = this;
+  signal_watch_.fd = signal_fd_.get();
+  signal_watch_.events = EPOLLIN;
+  return loop_->AddWatch(&signal_watch_) == 0;
+}
+
+void Daemon::OnSignal() {
+  signalfd_siginfo info;
+  if (read(signal_fd_.get(), &info, sizeof(info)) != sizeof(info)) return;
+  if (stopping_) return;
+  stopping_ = true;
+  Log(LogLevel::kInfo, "stopping: what is in flight is answered, the rest "
+                       "waits in the kernel");
+  registry_->StopAll([this] { loop_->Stop(); });
+}
+
+int Daemon::Run() {
+  // What a request needs must never wait for a request of ours: tell the
+  // memory management that this process is part of the write-out path.
+  if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) {
+    Log(LogLevel::kWarning,
+        "cannot become an I/O flusher (%s): do not swap to these devices",
+        strerror(errno));
+  }
+  loop_ = EpollLoop::Create();
+  pool_ = BufferPool::Create(static_cast<uint32_t>(options_.memory_bytes /
+                                                   BufferPool::kBufferBytes));
+  if (loop_ == nullptr || pool_ == nullptr || !WatchSignals()) {
+    Log(LogLevel::kError, "cannot start: %s", strerror(errno));
+    return kExitFailure;
+  }
+  store_ = std::make_unique<StateStore>(options_.state_directory);
+  registry_ = std::make_unique<Registry>(Factories(), store_.get(), loop_.get());
+  service_ = std::make_unique<Service>(
+      registry_.get(),
+      [this](proto::DaemonStatus* status) { FillStatus(status); });
+  // The socket first: it is what keeps a second daemon from these records.
+  auto server =
+      Server::Listen(options_.control_path, service_.get(), loop_.get());
+  absl::Status ready = server.ok() ? store_->Prepare() : server.status();
+  if (!ready.ok()) {
+    Log(LogLevel::kError, "%s", std::string(ready.message()).c_str());
+    return absl::IsAborted(ready) ? kExitBusy : kExitFailure;
+  }
+  server_ = std::move(*server);
+  service_->SetServer(server_.get());
+  registry_->Recover();
+  NotifyReady();
+  loop_->Run();
+  server_.reset();
+  return kExitOk;
+}
+
+}  // namespace
+}  // namespace dmu
+
+int main(int argc, char** argv) {
+  dmu::Options options;
+  const int parsed = dmu::ParseOptions(argc, argv, &options);
+  if (parsed != 0) return parsed - 1;
+  return dmu::Daemon(std::move(options)).Run();
+}
