@@ -21,7 +21,8 @@ struct UserDevice {
   uint64_t size_sectors = 0;
   bool read_only = false;
   // How long requests wait, in milliseconds, while no daemon serves the device.
-  uint64_t orphan_ms = 0;
+  // A number, or "forever".
+  std::string orphan_ms;
   // Longest request in sectors; the kernel splits longer ones.
   uint64_t max_io_sectors = 0;
   // Discards and write-zeroes are passed on.

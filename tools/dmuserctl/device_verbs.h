@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// device_verbs.h - the verbs that need a kernel and a daemon: map, unmap,
+// merge, status, list.
+//
+// Each takes the words behind the verb and prints its result; an error comes
+// back as a status, for main.cc to print and to turn into an exit code.
+#ifndef TOOLS_DMUSERCTL_DEVICE_VERBS_H_
+#define TOOLS_DMUSERCTL_DEVICE_VERBS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace dmu::tools {
+
+using Arguments = std::vector<std::string>;
+
+absl::Status Map(const Arguments& arguments);
+absl::Status Unmap(const Arguments& arguments);
+absl::Status Merge(const Arguments& arguments);
+absl::Status Status(const Arguments& arguments);
+absl::Status List(const Arguments& arguments);
+
+}  // namespace dmu::tools
+
+#endif  // TOOLS_DMUSERCTL_DEVICE_VERBS_H_

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// state_verbs.cc - merge, status, list: what the daemon knows and does.
+#include <stdio.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "absl/flags/declare.h"
+#include "absl/flags/flag.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+#include "tools/control_client.h"
+#include "tools/dm.h"
+#include "tools/dmuserctl/device_verbs.h"
+#include "tools/progress_bar.h"
+
+ABSL_DECLARE_FLAG(std::string, control);
+ABSL_DECLARE_FLAG(bool, json);
+ABSL_DECLARE_FLAG(bool, quiet);
+
+ABSL_FLAG(bool, wait, false, "merge: wait until it is done");
+ABSL_FLAG(bool, pause, false, "merge: stop after the window at hand");
+ABSL_FLAG(bool, watch, false, "status: go on at every change");
+
+namespace dmu::tools {
+
+namespace {
+
+const char* MergeStateName(proto::MergeStatus::State state) {
+  switch (state) {
+    case proto::MergeStatus::IDLE:
+      return "idle";
+    case proto::MergeStatus::RUNNING:
+      return "running";
+    case proto::MergeStatus::DONE:
+      return "done";
+    case proto::MergeStatus::FAILED:
+      return "failed";
+    default:
+      return "unknown";
+  }
+}
+
+const char* DeviceStateName(proto::DeviceStatus::State state) {
+  switch (state) {
+    case proto::DeviceStatus::ATTACHING:
+      return "attaching";
+    case proto::DeviceStatus::SERVING:
+      return "serving";
+    case proto::DeviceStatus::DETACHING:
+      return "detaching";
+    default:
+      return "unknown";
+  }
+}
+
+nlohmann::ordered_json ToJson(const proto::DeviceStatus& device) {
+  nlohmann::ordered_json json;
+  json["name"] = device.name();
+  json["state"] = DeviceStateName(device.state());
+  json["kind"] = device.kind();
+  json["size_bytes"] = device.size_bytes();
+  json["read_only"] = device.read_only();
+  if (!device.cow_path().empty()) json["cow"] = device.cow_path();
+  if (!device.base_path().empty()) json["base"] = device.base_path();
+  json["reads"] = device.reads();
+  json["read_bytes"] = device.read_bytes();
+  json["writes"] = device.writes();
+  json["write_bytes"] = device.write_bytes();
+  json["other_requests"] = device.other_requests();
+  json["errors"] = device.errors();
+  if (device.has_merge()) {
+    const proto::MergeStatus& merge = device.merge();
+    nlohmann::ordered_json& to = json["merge"];
+    to["state"] = MergeStateName(merge.state());
+    to["merged_ops"] = merge.merged_ops();
+    to["total_ops"] = merge.total_ops();
+    to["merged_bytes"] = merge.merged_bytes();
+    to["total_bytes"] = merge.total_bytes();
+    if (!merge.error().empty()) to["error"] = merge.error();
+  }
+  return json;
+}
+
+nlohmann::ordered_json ToJson(const proto::DaemonStatus& daemon) {
+  nlohmann::ordered_json json;
+  json["version"] = daemon.version();
+  json["pid"] = daemon.pid();
+  json["anonymous_bytes"] = daemon.anonymous_bytes();
+  json["threads"] = daemon.threads();
+  json["pool_bytes"] = daemon.pool_bytes();
+  json["pool_used_bytes"] = daemon.pool_used_bytes();
+  return json;
+}
+
+void PrintDevice(const proto::DeviceStatus& device) {
+  printf("%s: %s, %s, %.1f MiB%s\n", device.name().c_str(),
+         DeviceStateName(device.state()), device.kind().c_str(),
+         static_cast<double>(device.size_bytes()) / (1 << 20),
+         device.read_only() ? ", read-only" : "");
+  if (!device.cow_path().empty()) {
+    printf("  cow   %s\n", device.cow_path().c_str());
+  }
+  if (!device.base_path().empty()) {
+    printf("  base  %s\n", device.base_path().c_str());
+  }
+  printf("  io    %llu reads (%.1f MiB), %llu writes (%.1f MiB), %llu others, "
+         "%llu errors\n",
+         static_cast<unsigned long long>(device.reads()),
+         static_cast<double>(device.read_bytes()) / (1 << 20),
+         static_cast<unsigned long long>(device.writes()),
+         static_cast<double>(device.write_bytes()) / (1 << 20),
+         static_cast<unsigned long long>(device.other_requests()),
+         static_cast<unsigned long long>(device.errors()));
+  if (!device.has_merge()) return;
+  const proto::MergeStatus& merge = device.merge();
+  const double percent =
+      merge.total_bytes() == 0
+          ? 100.0
+          : 100.0 * static_cast<double>(merge.merged_bytes()) /
+                static_cast<double>(merge.total_bytes());
+  printf("  merge %s, %llu of %llu ops, %.1f of %.1f MiB (%.1f %%)%s%s\n",
+         MergeStateName(merge.state()),
+         static_cast<unsigned long long>(merge.merged_ops()),
+         static_cast<unsigned long long>(merge.total_ops()),
+         static_cast<double>(merge.merged_bytes()) / (1 << 20),
+         static_cast<double>(merge.total_bytes()) / (1 << 20), percent,
+         merge.error().empty() ? "" : ": ", merge.error().c_str());
+}
+
+void PrintEvent(const proto::DeviceStatus& device) {
+  if (absl::GetFlag(FLAGS_json)) {
+    printf("%s\n", ToJson(device).dump().c_str());
+  } else {
+    PrintDevice(device);
+  }
+  fflush(stdout);
+}
+
+absl::Status MergeResult(const proto::DeviceStatus& device) {
+  if (device.merge().state() != proto::MergeStatus::FAILED) {
+    return absl::OkStatus();
+  }
+  return absl::InternalError(
+      absl::StrCat(device.name(), ": the merge stopped: ",
+                   device.merge().error(),
+                   "; the device still reads right. Mend the cause and start "
+                   "the merge again"));
+}
+
+absl::Status WaitForMerge(ControlClient* client, const std::string& name) {
+  proto::Request request;
+  request.mutable_watch()->set_name(name);
+  ProgressBar bar("merging", /*enabled=*/!absl::GetFlag(FLAGS_quiet));
+  auto response = client->Call(request);
+  for (;; response = client->Next()) {
+    if (!response.ok()) return response.status();
+    if (response->devices_size() == 0) continue;
+    const proto::DeviceStatus& device = response->devices(0);
+    bar.Update(device.merge().merged_bytes(), device.merge().total_bytes());
+    if (!response->more()) {
+      bar.Finish();
+      return MergeResult(device);
+    }
+  }
+}
+
+absl::Status Watch(ControlClient* client, const std::string& name) {
+  proto::Request request;
+  request.mutable_watch()->set_name(name);
+  auto response = client->Call(request);
+  for (;; response = client->Next()) {
+    if (!response.ok()) return response.status();
+    for (const proto::DeviceStatus& device : response->devices()) {
+      PrintEvent(device);
+    }
+    if (!response->more()) return absl::OkStatus();
+  }
+}
+
+}  // namespace
+
+absl::Status Merge(const Arguments& arguments) {
+  if (arguments.size() != 1) {
+    return absl::InvalidArgumentError(
+        "merge needs the name of the device, and nothing else");
+  }
+  if (absl::GetFlag(FLAGS_pause) && absl::GetFlag(FLAGS_wait)) {
+    return absl::InvalidArgumentError("--pause and --wait exclude each other");
+  }
+  auto client = ControlClient::Connect(absl::GetFlag(FLAGS_control));
+  if (!client.ok()) return client.status();
+  proto::Request request;
+  request.mutable_merge()->set_name(arguments[0]);
+  request.mutable_merge()->set_action(absl::GetFlag(FLAGS_pause)
+                                          ? proto::Merge::PAUSE
+                                          : proto::Merge::START);
+  absl::Status started = client->Call(request).status();
+  if (!started.ok() || !absl::GetFlag(FLAGS_wait)) return started;
+  return WaitForMerge(&*client, arguments[0]);
+}
+
+absl::Status Status(const Arguments& arguments) {
+  if (arguments.size() > 1) {
+    return absl::InvalidArgumentError("status takes one device name, or none");
+  }
+  const std::string name = arguments.empty() ? "" : arguments[0];
+  if (absl::GetFlag(FLAGS_watch) && name.empty()) {
+    return absl::InvalidArgumentError("status --watch needs a device name");
+  }
+  auto client = ControlClient::Connect(absl::GetFlag(FLAGS_control));
+  if (!client.ok()) return client.status();
+  if (absl::GetFlag(FLAGS_watch)) return Watch(&*client, name);
+  proto::Request request;
+  request.mutable_status()->set_name(name);
+  auto response = client->Call(request);
+  if (!response.ok()) return response.status();
+  if (absl::GetFlag(FLAGS_json)) {
+    nlohmann::ordered_json json;
+    json["daemon"] = ToJson(response->daemon());
+    json["devices"] = nlohmann::ordered_json::array();
+    for (const proto::DeviceStatus& device : response->devices()) {
+      json["devices"].push_back(ToJson(device));
+    }
+    printf("%s\n", json.dump(2).c_str());
+    return absl::OkStatus();
+  }
+  const proto::DaemonStatus& daemon = response->daemon();
+  printf("dmuserd %s, pid %u, %u thread%s, %llu KiB anonymous, %d device%s\n",
+         daemon.version().c_str(), daemon.pid(), daemon.threads(),
+         daemon.threads() == 1 ? "" : "s",
+         static_cast<unsigned long long>(daemon.anonymous_bytes() / 1024),
+         response->devices_size(), response->devices_size() == 1 ? "" : "s");
+  for (const proto::DeviceStatus& device : response->devices()) {
+    PrintDevice(device);
+  }
+  return absl::OkStatus();
+}
+
+// Devices of the kernel, with or without a daemon: what is mapped is there even
+// when nobody serves it.
+absl::Status List(const Arguments& arguments) {
+  if (!arguments.empty()) {
+    return absl::InvalidArgumentError("list takes no argument");
+  }
+  absl::Status kernel = CheckKernelSupport();
+  if (!kernel.ok()) return kernel;
+  auto names = ListUserDevices();
+  if (!names.ok()) return names.status();
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (const std::string& name : *names) {
+    auto status = UserDeviceStatus(name);
+    if (!status.ok()) continue;  // removed since it was listed
+    if (absl::GetFlag(FLAGS_json)) {
+      json.push_back({{"name", name}, {"kernel_status", *status}});
+    } else {
+      printf("%s\t%s\n", name.c_str(), status->c_str());
+    }
+  }
+  if (absl::GetFlag(FLAGS_json)) printf("%s\n", json.dump(2).c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace dmu::tools
