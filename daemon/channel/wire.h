@@ -15,7 +15,6 @@ namespace dmu::wire {
 
 inline constexpr size_t kHeaderBytes = 40;
 static_assert(sizeof(dm_user_message) == kHeaderBytes);
-static_assert(offsetof(dm_user_message, buf) == kHeaderBytes);
 
 // Whether payload follows the header of this request.
 constexpr bool CarriesPayload(const dm_user_message& header) {

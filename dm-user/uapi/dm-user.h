@@ -17,7 +17,8 @@
 #include <linux/types.h>
 
 /**
- * struct dm_user_message - header of every request and every reply
+ * struct dm_user_message - header of every request and every reply; a payload,
+ *	of a WRITE in the request or a READ in the reply, follows it
  * @seq: names the request; counts up from 0 per target. A request that is
  *	given again after its channel closed keeps its number.
  * @type: request: DM_USER_REQ_MAP_*; reply: DM_USER_RESP_*
@@ -25,7 +26,6 @@
  * @sector: first sector, counted from the start of the dm device; ignored in
  *	a reply
  * @len: bytes; ignored in a reply, whose length is that of its request
- * @buf: the payload: of a WRITE in the request, of a READ in the reply
  *
  * A read() returns header bytes or payload bytes, never both. Any split into
  * shorter reads and writes is legal. Replies may come in any order, on the
@@ -38,7 +38,6 @@ struct dm_user_message {
 	__u64 flags;
 	__u64 sector;
 	__u64 len;
-	__u8 buf[];
 };
 
 #define DM_USER_REQ_MAP_READ		0

@@ -22,4 +22,7 @@ DMU_TOOL_COPTS = _WARNINGS + [
     "-Wno-sign-conversion",
 ]
 
-DMU_TEST_COPTS = _WARNINGS
+DMU_TEST_COPTS = _WARNINGS + [
+    # Test tables name the fields they are about.
+    "-Wno-missing-field-initializers",
+]

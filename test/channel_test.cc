@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Goal: whatever the sizes and cuts, every request the kernel sends gets one
+// right answer; an error stays with its request; a channel that is stopped or
+// dies leaves nothing half done.
+// Method: the real channel, device and back ends on the real loop, against a
+// fake kernel over a socket pair.
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "daemon/backend/file.h"
+#include "daemon/backend/null.h"
+#include "daemon/base/buffer_pool.h"
+#include "daemon/channel/stream.h"
+#include "daemon/device/device.h"
+#include "daemon/io/disk_file.h"
+#include "daemon/io/loop_epoll.h"
+#include "gtest/gtest.h"
+#include "test/fake_kernel.h"
+
+namespace dmu {
+namespace {
+
+constexpr uint64_t kSizeBytes = 4 << 20;
+
+// A back end whose requests wait until the test lets them go, or fail where it
+// says.
+class ScriptedBackend : public Backend {
+ public:
+  explicit ScriptedBackend(Loop* loop) : loop_(loop) {}
+
+  Geometry geometry() const override { return {kSizeBytes, false}; }
+  void Submit(Request* request) override {
+    if (hold) {
+      held.push_back(request);
+      return;
+    }
+    Answer(request);
+  }
+  void Drain(Task* done) override { loop_->Post(done); }
+
+  void Answer(Request* request) {
+    const bool bad = request->offset() <= fail_offset &&
+                     fail_offset < request->offset() + request->length_bytes;
+    for (uint8_t& byte : request->payload) {
+      if (request->op == Request::Op::kRead) byte = 0x5a;
+    }
+    request->Complete(bad ? IoStatus::kIoError : IoStatus::kOk);
+  }
+
+  bool hold = false;
+  uint64_t fail_offset = UINT64_MAX;
+  std::vector<Request*> held;
+
+ private:
+  Loop* const loop_;
+};
+
+class ChannelTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    loop_ = EpollLoop::Create();
+    ASSERT_NE(loop_, nullptr);
+    closed_task_.run = [](void* context) {
+      static_cast<ChannelTest*>(context)->closed_ = true;
+    };
+    stopped_task_.run = [](void* context) {
+      static_cast<ChannelTest*>(context)->stopped_ = true;
+    };
+    closed_task_.context = this;
+    stopped_task_.context = this;
+  }
+
+  void TearDown() override {
+    if (device_ != nullptr && !stopped_) StopDevice();
+    device_.reset();
+    EXPECT_EQ(kernel_.violation(), "");
+    EXPECT_EQ(pool_ != nullptr ? pool_->in_use() : 0, 0u);
+  }
+
+  void Serve(std::unique_ptr<Backend> backend, uint32_t buffers = 16,
+             uint32_t slots = 16) {
+    pool_ = BufferPool::Create(buffers);
+    ASSERT_NE(pool_, nullptr);
+    const int fd = kernel_.Open();
+    ASSERT_GE(fd, 0);
+    auto channel = std::make_unique<StreamChannel>(
+        UniqueFd(fd),
+        StreamChannel::Options{.slots = slots,
+                               .reopen = FakeKernel::Reopen,
+                               .reopen_context = &kernel_},
+        loop_.get(), pool_.get());
+    device_ = std::make_unique<Device>("test", std::move(channel),
+                                       std::move(backend), &closed_task_);
+    device_->Start();
+  }
+
+  ScriptedBackend* ServeScripted(uint32_t buffers = 16, uint32_t slots = 16) {
+    auto backend = std::make_unique<ScriptedBackend>(loop_.get());
+    ScriptedBackend* scripted = backend.get();
+    Serve(std::move(backend), buffers, slots);
+    return scripted;
+  }
+
+  // Runs both sides until `done` holds; fails the test when nothing moves any
+  // more for long before that.
+  void RunUntil(const std::function<bool()>& done) {
+    int idle = 0;
+    while (!done()) {
+      const bool moved = kernel_.Pump();
+      loop_->Turn(/*wait=*/false);
+      idle = moved ? 0 : idle + 1;
+      ASSERT_LT(idle, 1000) << "both sides wait for each other";
+    }
+  }
+
+  void RunUntilIdle() {
+    for (int idle = 0; idle < 20; ++idle) {
+      if (kernel_.Pump()) idle = 0;
+      loop_->Turn(/*wait=*/false);
+    }
+  }
+
+  FakeKernel::Reply Answer(uint64_t seq) {
+    std::optional<FakeKernel::Reply> reply;
+    RunUntil([&] { return (reply = kernel_.TakeReply(seq)).has_value(); });
+    return reply.value_or(FakeKernel::Reply{UINT64_MAX, {}});
+  }
+
+  void StopDevice() {
+    device_->Stop(&stopped_task_);
+    RunUntil([&] { return stopped_; });
+  }
+
+  std::unique_ptr<EpollLoop> loop_;
+  std::unique_ptr<BufferPool> pool_;
+  FakeKernel kernel_;
+  std::unique_ptr<Device> device_;
+  Task closed_task_;
+  Task stopped_task_;
+  bool closed_ = false;
+  bool stopped_ = false;
+};
+
+TEST_F(ChannelTest, NullDeviceReadsZeros) {
+  Serve(std::make_unique<NullBackend>(kSizeBytes, loop_.get()));
+  const auto reply = Answer(kernel_.Send(DM_USER_REQ_MAP_READ, 8, 4096));
+  EXPECT_EQ(reply.type, DM_USER_RESP_SUCCESS);
+  EXPECT_EQ(reply.data, std::vector<uint8_t>(4096, 0));
+}
+
+TEST_F(ChannelTest, EveryTypeGetsAnAnswer) {
+  Serve(std::make_unique<NullBackend>(kSizeBytes, loop_.get()));
+  const struct {
+    uint64_t type, len, flags, answer;
+  } kCases[] = {
+      {DM_USER_REQ_MAP_WRITE, 512, 0, DM_USER_RESP_SUCCESS},
+      {DM_USER_REQ_MAP_WRITE, 512, DM_USER_REQ_MAP_FLAG_FUA,
+       DM_USER_RESP_SUCCESS},
+      {DM_USER_REQ_MAP_WRITE, 0, DM_USER_REQ_MAP_FLAG_PREFLUSH,
+       DM_USER_RESP_SUCCESS},
+      {DM_USER_REQ_MAP_FLUSH, 0, 0, DM_USER_RESP_SUCCESS},
+      {DM_USER_REQ_MAP_DISCARD, 1 << 20, 0, DM_USER_RESP_SUCCESS},
+      {DM_USER_REQ_MAP_SECURE_ERASE, 4096, 0, DM_USER_RESP_SUCCESS},
+      {DM_USER_REQ_MAP_WRITE_ZEROES, 1 << 20, 0, DM_USER_RESP_SUCCESS},
+      {DM_USER_REQ_MAP_WRITE_SAME, 4096, 0, DM_USER_RESP_UNSUPPORTED},
+      {4711, 4096, 0, DM_USER_RESP_UNSUPPORTED},
+  };
+  for (const auto& c : kCases) {
+    const size_t payload = c.type == DM_USER_REQ_MAP_WRITE ? c.len : 0;
+    const uint64_t seq = kernel_.Send(
+        c.type, 0, c.len, std::vector<uint8_t>(payload, 1), c.flags);
+    EXPECT_EQ(Answer(seq).type, c.answer) << "type " << c.type;
+  }
+}
+
+TEST_F(ChannelTest, OutOfRangeFailsThatRequestOnly) {
+  Serve(std::make_unique<NullBackend>(kSizeBytes, loop_.get()));
+  const uint64_t end = kSizeBytes / kSectorBytes;
+  EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, end - 1, 1024)).type,
+            DM_USER_RESP_ERROR);
+  EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, end, 512)).type,
+            DM_USER_RESP_ERROR);
+  EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, end - 1, 512)).type,
+            DM_USER_RESP_SUCCESS);
+  EXPECT_EQ(device_->counters().errors, 2u);
+}
+
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(uint64_t bytes) {
+    fd_.reset(mkstemp(path_));
+    EXPECT_EQ(ftruncate(fd_.get(), static_cast<off_t>(bytes)), 0);
+  }
+  ~TemporaryFile() { unlink(path_); }
+  const char* path() const { return path_; }
+
+ private:
+  char path_[64] = "/tmp/dmu-channel-test-XXXXXX";
+  UniqueFd fd_;
+};
+
+// Random reads and writes of every sector-granular size up to four buffers,
+// through transfers of every size, several at a time, against a byte array.
+TEST_F(ChannelTest, RandomTrafficMatchesTheFile) {
+  for (const size_t chunk : {size_t{1} << 16, size_t{4096}, size_t{41},
+                             size_t{40}, size_t{7}}) {
+    TemporaryFile file(kSizeBytes);
+    auto disk =
+        FileDisk::Open(file.path(), {.writable = true}, loop_.get());
+    ASSERT_TRUE(disk.ok()) << disk.status();
+    stopped_ = false;
+    Serve(std::make_unique<FileBackend>(std::move(*disk), false, loop_.get()),
+          /*buffers=*/3, /*slots=*/4);
+    kernel_.SetChunk(chunk);
+    std::vector<uint8_t> oracle(kSizeBytes, 0);
+    std::mt19937 random(static_cast<uint32_t>(chunk));
+    const int rounds = chunk < 100 ? 4 : 40;
+    for (int round = 0; round < rounds; ++round) {
+      // A batch of requests that do not overlap: one per quarter.
+      std::vector<std::pair<uint64_t, std::vector<uint8_t>>> reads;
+      std::vector<uint64_t> writes;
+      for (uint64_t quarter = 0; quarter < 4; ++quarter) {
+        const uint64_t sectors = 1 + random() % (chunk < 100 ? 200 : 512);
+        const uint64_t first = quarter * kSizeBytes / 4 / kSectorBytes +
+                               random() % (kSizeBytes / 4 / 512 - sectors);
+        const uint64_t bytes = sectors * kSectorBytes;
+        const auto at = oracle.begin() + static_cast<ptrdiff_t>(first * 512);
+        if (random() % 2 == 0) {
+          reads.emplace_back(
+              kernel_.Send(DM_USER_REQ_MAP_READ, first, bytes),
+              std::vector<uint8_t>(at, at + static_cast<ptrdiff_t>(bytes)));
+          continue;
+        }
+        std::vector<uint8_t> data(bytes);
+        for (uint8_t& byte : data) byte = static_cast<uint8_t>(random());
+        std::copy(data.begin(), data.end(), at);
+        writes.push_back(
+            kernel_.Send(DM_USER_REQ_MAP_WRITE, first, bytes, data));
+      }
+      for (const auto& [seq, expected] : reads) {
+        const auto reply = Answer(seq);
+        ASSERT_EQ(reply.type, DM_USER_RESP_SUCCESS);
+        ASSERT_TRUE(reply.data == expected);
+      }
+      for (const uint64_t seq : writes) {
+        ASSERT_EQ(Answer(seq).type, DM_USER_RESP_SUCCESS);
+      }
+    }
+    StopDevice();
+    device_.reset();
+    std::vector<uint8_t> content(kSizeBytes);
+    UniqueFd fd(open(file.path(), O_RDONLY | O_CLOEXEC));
+    ASSERT_EQ(read(fd.get(), content.data(), content.size()),
+              static_cast<ssize_t>(kSizeBytes));
+    EXPECT_TRUE(content == oracle) << "chunk " << chunk;
+  }
+}
+
+// More requests than slots, more slots than buffers: all wait, none is lost.
+TEST_F(ChannelTest, WaitsForMemoryAndLosesNothing) {
+  ScriptedBackend* backend = ServeScripted(/*buffers=*/2, /*slots=*/4);
+  backend->hold = true;
+  std::vector<uint64_t> seqs;
+  for (uint64_t i = 0; i < 12; ++i) {
+    seqs.push_back(kernel_.Send(DM_USER_REQ_MAP_READ, i, 512));
+    seqs.push_back(kernel_.Send(DM_USER_REQ_MAP_FLUSH, 0, 0));
+  }
+  RunUntilIdle();
+  EXPECT_LE(pool_->in_use(), 2u);
+  EXPECT_LE(backend->held.size(), 4u);
+  while (kernel_.outstanding() > 0) {
+    ASSERT_FALSE(backend->held.empty());
+    Request* request = backend->held.back();  // the youngest first
+    backend->held.pop_back();
+    backend->Answer(request);
+    RunUntilIdle();
+  }
+  for (const uint64_t seq : seqs) {
+    EXPECT_EQ(Answer(seq).type, DM_USER_RESP_SUCCESS);
+  }
+}
+
+// A long read fails after its success header has left: the channel opens anew,
+// the kernel gives everything again, and that one request is refused.
+TEST_F(ChannelTest, LateReadErrorRefusesTheWholeRequest) {
+  ScriptedBackend* backend = ServeScripted();
+  backend->fail_offset = 3 * BufferPool::kBufferBytes + 100;
+  const uint64_t bad =
+      kernel_.Send(DM_USER_REQ_MAP_READ, 0, 5 * BufferPool::kBufferBytes);
+  const uint64_t good = kernel_.Send(DM_USER_REQ_MAP_READ, 0, 4096);
+  EXPECT_EQ(Answer(bad).type, DM_USER_RESP_ERROR);
+  EXPECT_EQ(Answer(good).type, DM_USER_RESP_SUCCESS);
+  EXPECT_EQ(kernel_.opens(), 2);
+}
+
+TEST_F(ChannelTest, WriteErrorInTheMiddleReadsThePayloadAway) {
+  ScriptedBackend* backend = ServeScripted();
+  const uint64_t bytes = 5 * BufferPool::kBufferBytes + 512;
+  for (uint64_t segment = 0; segment < 6; ++segment) {
+    backend->fail_offset = segment * BufferPool::kBufferBytes;
+    const uint64_t bad = kernel_.Send(DM_USER_REQ_MAP_WRITE, 0, bytes,
+                                      std::vector<uint8_t>(bytes, 1));
+    const uint64_t good = kernel_.Send(DM_USER_REQ_MAP_READ, 4096, 512);
+    EXPECT_EQ(Answer(bad).type, DM_USER_RESP_ERROR) << segment;
+    EXPECT_EQ(Answer(good).type, DM_USER_RESP_SUCCESS) << segment;
+  }
+  EXPECT_EQ(kernel_.opens(), 1);
+}
+
+// The kernel may give a write again as soon as the file is closed, so Stop
+// must wait for what the back end still holds.
+TEST_F(ChannelTest, StopWaitsForTheBackEndBeforeItCloses) {
+  ScriptedBackend* backend = ServeScripted();
+  backend->hold = true;
+  const uint64_t seq = kernel_.Send(DM_USER_REQ_MAP_WRITE, 0, 512,
+                                    std::vector<uint8_t>(512, 1));
+  RunUntil([&] { return backend->held.size() == 1; });
+  device_->Stop(&stopped_task_);
+  RunUntilIdle();
+  EXPECT_FALSE(stopped_);
+  EXPECT_FALSE(kernel_.daemon_closed());
+  backend->Answer(backend->held[0]);
+  RunUntil([&] { return stopped_; });
+  RunUntilIdle();
+  EXPECT_TRUE(kernel_.daemon_closed());
+  // What was done is said, so that it is not done twice.
+  const auto reply = kernel_.TakeReply(seq);
+  ASSERT_TRUE(reply.has_value());
+  EXPECT_EQ(reply->type, DM_USER_RESP_SUCCESS);
+}
+
+TEST_F(ChannelTest, StopInTheMiddleOfAHeaderAndOfAPayload) {
+  for (const size_t cut : {size_t{17}, size_t{40 + 100}}) {
+    stopped_ = false;
+    ServeScripted();
+    kernel_.SetChunk(cut);
+    kernel_.Send(DM_USER_REQ_MAP_WRITE, 0, 512, std::vector<uint8_t>(512, 1));
+    kernel_.Pump();
+    for (int i = 0; i < 5; ++i) loop_->Turn(/*wait=*/false);
+    device_->Stop(&stopped_task_);
+    for (int i = 0; i < 5; ++i) loop_->Turn(/*wait=*/false);
+    EXPECT_TRUE(stopped_);
+    device_.reset();
+    EXPECT_EQ(pool_->in_use(), 0u);
+    // The next daemon gets it whole.
+    kernel_.SetChunk(SIZE_MAX);
+  }
+  stopped_ = false;
+  ServeScripted();
+  EXPECT_EQ(Answer(0).type, DM_USER_RESP_SUCCESS);
+  EXPECT_EQ(Answer(1).type, DM_USER_RESP_SUCCESS);
+}
+
+TEST_F(ChannelTest, KernelSideGone) {
+  ScriptedBackend* backend = ServeScripted();
+  backend->hold = true;
+  kernel_.Send(DM_USER_REQ_MAP_READ, 0, 512);
+  RunUntil([&] { return backend->held.size() == 1; });
+  kernel_.CloseKernelEnd();
+  for (int i = 0; i < 5; ++i) loop_->Turn(/*wait=*/false);
+  EXPECT_TRUE(closed_);
+  backend->Answer(backend->held[0]);
+}
+
+TEST_F(ChannelTest, NonsenseClosesTheChannel) {
+  const dm_user_message kBad[] = {
+      {.type = DM_USER_REQ_MAP_READ, .len = 100},
+      {.type = DM_USER_REQ_MAP_READ, .len = 0},
+      {.type = DM_USER_REQ_MAP_WRITE, .len = 513},
+      {.type = DM_USER_REQ_MAP_READ, .sector = UINT64_MAX, .len = 512},
+  };
+  for (const dm_user_message& header : kBad) {
+    closed_ = false;
+    stopped_ = false;
+    ServeScripted();
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
+    kernel_.SendRaw(std::vector<uint8_t>(bytes, bytes + sizeof(header)));
+    RunUntil([&] { return closed_; });
+    StopDevice();
+    device_.reset();
+  }
+}
+
+}  // namespace
+}  // namespace dmu
