@@ -16,7 +16,8 @@ namespace dmu::cow {
 
 class Codec {
  public:
-  // nullptr for a compressor that is not served here, or without memory.
+  // nullptr for a compressor that is not served here, or without memory. For
+  // kNone a codec that refuses everything: such units are always raw.
   static std::unique_ptr<Codec> Create(Compression compression);
   virtual ~Codec() = default;
 

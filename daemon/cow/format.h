@@ -33,7 +33,7 @@ inline constexpr uint64_t kOpsMax = uint64_t{1} << 27;
 
 // The merge's progress: these two live in the file's first sector and are only
 // ever written together, in one 512-byte write (progress.h).
-inline constexpr uint64_t kMergeCounterOffset = 26;  // u64
+inline constexpr uint64_t kMergeCounterOffset = 26;            // u64
 inline constexpr uint64_t kScratchStateOffset = kHeaderBytes;  // u8
 
 // Scratch region, when buffer_size is not 0: state byte at kScratchStateOffset,
@@ -82,7 +82,9 @@ struct Header {
   Compression compression = Compression::kNone;
   uint32_t max_unit_bytes = kBlockBytes;  // "compression factor"
 
-  uint64_t SequenceOffset() const { return uint64_t{header_size} + buffer_size; }
+  uint64_t SequenceOffset() const {
+    return uint64_t{header_size} + buffer_size;
+  }
   uint64_t ResumeOffset() const {
     return SequenceOffset() + 4 * sequence_data_count;
   }
@@ -107,9 +109,14 @@ struct Op {
 
 // Our extension record. It stands in the last kExtensionBytes / kOpBytes spare
 // slots of the op table (between op_count and op_count_max), an address that is
-// known on a block device too and that Android's readers never look at. It is
-// written last, after everything else is durable: a file that has it and whose
-// record checks is complete.
+// known on a block device too and that Android's readers never look at. It
+// names the header by checksum, and the header is the last thing that is
+// written, after all else is durable: a file whose record checks is complete,
+// and one that is not has no header.
+//
+// Record: magic u64 | version u32 | kExtensionBytes u32 | base_bytes u64 |
+// target_bytes u64 | data_end u64 | op_count u64 | header_crc u32 | zeros |
+// CRC-32 of the 124 bytes before it u32.
 inline constexpr uint64_t kExtensionMagic = 0x3154584555534d44;  // "DMSUEXT1"
 inline constexpr uint32_t kExtensionBytes = 128;
 struct Extension {
@@ -131,7 +138,12 @@ void EncodeHeader(const Header& header, uint8_t bytes[kHeaderBytes]);
 bool DecodeOp(const uint8_t bytes[kOpBytes], Op* op);
 void EncodeOp(const Op& op, uint8_t bytes[kOpBytes]);
 
-// False when magic or record checksum do not match: then there is no record.
+// Whether a record was meant to stand here.
+bool HasExtensionMagic(const uint8_t bytes[kExtensionBytes]);
+// Where the record of a file stands, if it has one; 0 when its op table has no
+// room for one. Needs op_count <= op_count_max.
+uint64_t ExtensionOffset(const Header& header);
+// False when magic, length or record checksum do not match.
 bool DecodeExtension(const uint8_t bytes[kExtensionBytes], Extension* ext);
 void EncodeExtension(const Extension& ext, uint8_t bytes[kExtensionBytes]);
 

@@ -4,7 +4,8 @@
 //
 // The op table stays in the file; what is resident is one sorted entry per op:
 // first block, and op number, type and span packed into 32 bits. Immutable once
-// built. Files with sequence data keep 8 bytes more per op (order_, position_).
+// built (index_builder.h). Files with sequence data keep 8 bytes more per op
+// (order_, position_).
 #ifndef DAEMON_COW_INDEX_H_
 #define DAEMON_COW_INDEX_H_
 
@@ -35,10 +36,14 @@ class Index {
   uint32_t NextStart(uint32_t block) const;
 
   // Entries of the op table.
-  uint32_t op_count() const;
+  uint32_t op_count() const { return op_count_; }
+  // Ops that give a block which an earlier op of the table gives already; they
+  // have an entry in M, but that entry stands for the earlier op.
+  uint32_t duplicate_count() const { return op_count_ - unique_count_; }
 
   // The merge list M has op_count() entries (duplicates count). The op at a
-  // position of M, and the position of an op (of its first entry). O(1).
+  // position of M, and the position of an op (of its first entry). O(1), but
+  // O(log duplicates) in a file that has some. Arguments below op_count().
   uint32_t OpAt(uint32_t merge_position) const;
   uint32_t PositionOf(uint32_t op) const;
 
@@ -46,8 +51,22 @@ class Index {
   uint64_t resident_bytes() const;
 
  private:
-  friend class Loader;
   friend class IndexBuilder;
+
+  // First of `op`'s duplicates; `op` itself when it has none.
+  uint32_t FirstOf(uint32_t op) const;
+  // Number of entries whose first block is <= block.
+  uint32_t CountUpTo(uint32_t block) const;
+
+  uint32_t op_count_ = 0;
+  uint32_t unique_count_ = 0;
+  // [0, unique_count_): packed entries (index_builder.h), ascending by block.
+  // [unique_count_, op_count_): op << 32 | first op, ascending, one for each
+  // duplicate.
+  std::unique_ptr<uint64_t[]> entries_;
+  // Only with sequence data: position -> op and op -> position.
+  std::unique_ptr<uint32_t[]> order_;
+  std::unique_ptr<uint32_t[]> position_;
 };
 
 }  // namespace dmu::cow

@@ -3,22 +3,26 @@
 // loader.h - reads and judges a COW file, piece by piece, without doing I/O.
 //
 // The caller asks want(), brings those bytes from wherever the file is, and
-// feeds them; until done(). So the daemon's loop never waits for a large file,
-// and tools drive the same code with pread. Every bound is checked before
+// feeds them: while (!done()). So the daemon's loop never waits for a large
+// file, and tools drive the same code with pread. Every bound is checked before
 // memory is taken; a bad file gives one sentence and nothing else.
 //
 // Status codes: kDataLoss - not a COW, corrupt, truncated or incomplete;
 // kUnimplemented - a version, op or compressor that is not served here;
-// kFailedPrecondition - it was made for a base of another size.
+// kResourceExhausted - no memory for the index;
+// kFailedPrecondition (CheckBase) - it was made for a base of another size.
 #ifndef DAEMON_COW_LOADER_H_
 #define DAEMON_COW_LOADER_H_
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "daemon/cow/format.h"
 #include "daemon/cow/index.h"
+#include "daemon/cow/index_builder.h"
 #include "daemon/cow/progress.h"
 
 namespace dmu::cow {
@@ -36,6 +40,8 @@ struct Image {
   uint64_t span_blocks = 0;
   // 1 + the highest source block a copy reads; 0 without copies.
   uint64_t source_blocks = 0;
+  // Bytes the units take in the file.
+  uint64_t data_bytes = 0;
   // Bytes of the base that a whole merge writes: 4096 * blocks of all ops.
   uint64_t merge_bytes = 0;
   // Empty when M may be merged: no op reads a block that an earlier op of M
@@ -47,7 +53,7 @@ class Loader {
  public:
   struct Want {
     uint64_t offset = 0;
-    uint32_t bytes = 0;  // <= kChunkBytes; 0 when done
+    uint32_t bytes = 0;  // <= kChunkBytes; 0 for an empty file, when done
   };
   static constexpr uint32_t kChunkBytes = 64 * 1024;
 
@@ -64,8 +70,52 @@ class Loader {
   std::unique_ptr<Image> Take();
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
+  // What the bytes wanted next are. Each step checks what it can with what the
+  // steps before it found; steps without anything to read are passed over.
+  enum class Step : uint8_t {
+    kHeader,
+    kExtension,
+    kScratch,   // only in state 2
+    kOps,       // every op by itself; contiguity of the data; fills the index
+    kSequence,  // needs the index
+    kOrder,     // over the op table again, for the sources of copies
+    kDone,
+    kFailed,
+  };
+
+  absl::Status FeedStep(ConstByteSpan bytes);
+  absl::Status TakeHeader(ConstByteSpan bytes);
+  absl::Status TakeExtension(ConstByteSpan bytes);
+  absl::Status TakeScratch(ConstByteSpan bytes);
+  absl::Status TakeOps(ConstByteSpan bytes);
+  absl::Status TakeOp(const Op& op, uint32_t number);
+  absl::Status TakeReplace(const Op& op, uint32_t number);
+  absl::Status TakeSequence(ConstByteSpan bytes);
+  void TakeOrder(ConstByteSpan bytes);
+
+  // What ends the kOps step: bounds that need every op.
+  absl::Status CheckTotals() const;
+  // From the sequence on the index is complete.
+  void FinishIndex();
+  void CheckOrder(const Op& op, uint32_t number);
+  void CheckCopyOrder(const Op& op, uint32_t number);
+  // Goes to the step that begins at `step` or the next one that has bytes.
+  absl::Status Enter(Step step);
+  // Begins reading [offset, offset + bytes) for the current step.
+  void SetRange(uint64_t offset, uint64_t bytes);
+
+  const uint64_t file_bytes_;
+  Step step_ = Step::kHeader;
+  uint64_t next_offset_ = 0;  // of the current step
+  uint64_t end_offset_ = 0;
+  std::unique_ptr<Image> image_;
+  IndexBuilder builder_;
+  ScratchState scratch_state_ = ScratchState::kNotStarted;
+  std::vector<ScratchEntry> scratch_;
+  uint32_t header_crc_ = 0;
+  uint32_t ops_seen_ = 0;   // in this pass over the op table
+  uint64_t data_next_ = 0;  // where the next op's data must begin
+  bool has_copies_ = false;
 };
 
 // Whether a base of this size may be served (for_merge: written) with the

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "daemon/cow/format.h"
+#include "daemon/cow/index.h"
 
 namespace dmu::cow {
 
@@ -27,9 +28,9 @@ struct ScratchEntry {
 
 struct Progress {
   enum class Verdict : uint8_t {
-    kIdle,     // nothing half done: go on at M[merged_ops]
-    kReplay,   // scratch holds M[merged_ops, merged_ops + entries): those
-               // blocks are read from scratch, and written to the base first
+    kIdle,       // nothing half done: go on at M[merged_ops]
+    kReplay,     // scratch holds M[merged_ops, merged_ops + entries): those
+                 // blocks are read from scratch, and written to the base first
     kCommitted,  // scratch holds what was committed last (a torn pair of
                  // Android's): as kIdle
     kCorrupt,    // scratch fits no place of M: read it, do not merge
@@ -39,6 +40,17 @@ struct Progress {
   // kReplay, kCorrupt: at most kScratchEntriesMax, blocks distinct.
   std::vector<ScratchEntry> scratch;
 };
+
+// The entries in `area` (as EncodeScratchMetadata lays it out), up to the
+// terminator. False when there is no terminator where there must be one, data
+// would stand outside the scratch region, or a block occurs twice or is none.
+bool DecodeScratchMetadata(const uint8_t area[kScratchMetadataBytes - 1],
+                           std::vector<ScratchEntry>* entries);
+
+// What counter, state and entries mean together. merged_ops <= op_count.
+// `entries` are looked at in state kWindowStaged only.
+Progress JudgeProgress(const Index& index, uint64_t merged_ops,
+                       ScratchState state, std::vector<ScratchEntry> entries);
 
 // Puts counter and state into the first sector of the file. `sector` holds the
 // sector as it was read: every other byte stays.

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// cow_file.h - a COW file opened and judged, for the tools.
+#ifndef TOOLS_COW_FILE_H_
+#define TOOLS_COW_FILE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "daemon/cow/loader.h"
+#include "tools/file_io.h"
+
+namespace dmu::tools {
+
+struct CowFile {
+  File file;
+  std::unique_ptr<cow::Image> image;
+};
+
+// Opens `path` and reads it to the end of what an attach needs. Errors name the
+// path; their codes are the loader's and File's.
+absl::StatusOr<CowFile> OpenCowFile(const std::string& path);
+
+// Op `number` of the table, below the file's op count.
+absl::StatusOr<cow::Op> ReadOp(const CowFile& cow, uint32_t number);
+
+}  // namespace dmu::tools
+
+#endif  // TOOLS_COW_FILE_H_

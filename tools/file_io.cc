@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// file_io.cc - see file_io.h.
+#include "tools/file_io.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace dmu::tools {
+namespace {
+
+// The temporary file a signal has to remove; one output at a time is all the
+// tools have. Read by the signal handler, hence a plain pointer that is set
+// only while the string it points to stays as it is.
+std::atomic<const char*> g_temporary{nullptr};
+
+void OnSignal(int signal_number) {
+  const char* path = g_temporary.load();
+  if (path != nullptr) unlink(path);
+  // SA_RESETHAND restored the default: end as the signal would have.
+  raise(signal_number);
+}
+
+std::string DirectoryOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+absl::Status SyncDirectoryOf(const std::string& path) {
+  const std::string directory = DirectoryOf(path);
+  const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return ErrnoStatus(errno, absl::StrCat("open ", directory));
+  const int result = fsync(fd);
+  const int error = errno;
+  close(fd);
+  // Some file systems cannot sync a directory; the rename is then as durable
+  // as they make it.
+  if (result != 0 && error != EINVAL) {
+    return ErrnoStatus(error, absl::StrCat("sync ", directory));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ErrnoStatus(int error, const std::string& what) {
+  const std::string text = absl::StrCat(what, ": ", strerror(error));
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+    case ENXIO:
+    case ENODEV:
+      return absl::NotFoundError(text);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(text);
+    case EEXIST:
+      return absl::AlreadyExistsError(text);
+    case EBUSY:
+    case ETXTBSY:
+      return absl::AbortedError(text);
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return absl::InternalError(
+          absl::StrCat(text, "; free some space and try again"));
+    default:
+      return absl::InternalError(text);
+  }
+}
+
+File::~File() {
+  if (fd_ >= 0) close(fd_);
+}
+
+File::File(File&& other) noexcept { *this = std::move(other); }
+
+File& File::operator=(File&& other) noexcept {
+  if (this == &other) return *this;
+  if (fd_ >= 0) close(fd_);
+  fd_ = std::exchange(other.fd_, -1);
+  path_ = std::move(other.path_);
+  size_bytes_ = other.size_bytes_;
+  device_ = other.device_;
+  inode_ = other.inode_;
+  special_device_ = other.special_device_;
+  is_block_device_ = other.is_block_device_;
+  return *this;
+}
+
+absl::StatusOr<File> File::OpenForRead(const std::string& path) {
+  File file;
+  file.path_ = path;
+  // O_NONBLOCK: opening a FIFO must fail below, not wait for a writer.
+  file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file.fd_ < 0) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  if (absl::Status status = file.Examine(); !status.ok()) return status;
+  return file;
+}
+
+absl::Status File::Examine() {
+  struct stat st;
+  if (fstat(fd_, &st) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("stat ", path_));
+  }
+  if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path_, " is ", S_ISDIR(st.st_mode) ? "a directory" : "a special file",
+        "; a regular file or a block device is expected"));
+  }
+  is_block_device_ = S_ISBLK(st.st_mode);
+  device_ = st.st_dev;
+  inode_ = st.st_ino;
+  special_device_ = st.st_rdev;
+  const off_t end = lseek(fd_, 0, SEEK_END);
+  if (end < 0)
+    return ErrnoStatus(errno, absl::StrCat("find the end of ", path_));
+  size_bytes_ = static_cast<uint64_t>(end);
+  return absl::OkStatus();
+}
+
+absl::Status File::ReadAt(uint64_t offset, ByteSpan out) const {
+  size_t done = 0;
+  while (done < out.size()) {
+    const ssize_t n = pread(fd_, out.data() + done, out.size() - done,
+                            static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) {
+      return ErrnoStatus(errno,
+                         absl::StrCat("read ", path_, " at ", offset + done));
+    }
+    if (n == 0) {
+      return absl::InternalError(absl::StrCat(
+          "read ", path_, " at ", offset + done, ": it ends there, ",
+          out.size() - done, " bytes more were expected"));
+    }
+    done += static_cast<size_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status File::WriteAt(uint64_t offset, ConstByteSpan bytes) const {
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t n = pwrite(fd_, bytes.data() + done, bytes.size() - done,
+                             static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      return ErrnoStatus(n == 0 ? ENOSPC : errno,
+                         absl::StrCat("write ", path_, " at ", offset + done));
+    }
+    done += static_cast<size_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status File::Sync() const {
+  if (fsync(fd_) == 0) return absl::OkStatus();
+  return ErrnoStatus(errno, absl::StrCat("sync ", path_));
+}
+
+bool File::SameAs(const File& other) const {
+  if (is_block_device_ != other.is_block_device_) return false;
+  if (is_block_device_) return special_device_ == other.special_device_;
+  return device_ == other.device_ && inode_ == other.inode_;
+}
+
+absl::Status CheckOutputPath(const std::string& path, bool force) {
+  struct stat st;
+  if (lstat(path.c_str(), &st) != 0) {
+    if (errno == ENOENT) return absl::OkStatus();
+    return ErrnoStatus(errno, absl::StrCat("stat ", path));
+  }
+  if (!S_ISREG(st.st_mode)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, " exists and is not a regular file; choose another output"));
+  }
+  if (!force) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(path, " exists; choose another output or add --force"));
+  }
+  return absl::OkStatus();
+}
+
+OutputFile::~OutputFile() {
+  if (final_path_.empty()) return;
+  unlink(file_.path_.c_str());
+  g_temporary.store(nullptr);
+}
+
+OutputFile::OutputFile(OutputFile&& other) noexcept : force_(other.force_) {
+  g_temporary.store(nullptr);
+  file_ = std::move(other.file_);
+  final_path_ = std::exchange(other.final_path_, std::string());
+  if (!final_path_.empty()) g_temporary.store(file_.path_.c_str());
+}
+
+absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path,
+                                              bool force) {
+  absl::Status status = CheckOutputPath(path, force);
+  if (!status.ok()) return status;
+  OutputFile output;
+  output.file_.path_ = path + ".tmp-XXXXXX";
+  output.file_.fd_ = mkostemp(output.file_.path_.data(), O_CLOEXEC);
+  if (output.file_.fd_ < 0) {
+    const int error = errno;
+    return ErrnoStatus(error, absl::StrCat("make a file in ", DirectoryOf(path),
+                                           " for ", path));
+  }
+  output.final_path_ = path;
+  output.force_ = force;
+  g_temporary.store(output.file_.path_.c_str());
+  status = output.file_.Examine();
+  if (!status.ok()) return status;
+  // mkostemp makes it private to the user; give it what any new file has.
+  const mode_t mask = umask(0);
+  umask(mask);
+  if (fchmod(output.file_.fd_, 0666 & ~mask) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("chmod ", output.file_.path_));
+  }
+  return output;
+}
+
+absl::Status OutputFile::Commit() {
+  if (absl::Status status = file_.Sync(); !status.ok()) return status;
+  const char* from = file_.path_.c_str();
+  // Whoever made the output meanwhile keeps it, unless it is to be replaced.
+  int result = -1;
+  if (force_) {
+    result = rename(from, final_path_.c_str());
+  } else {
+    result = renameat2(AT_FDCWD, from, AT_FDCWD, final_path_.c_str(),
+                       RENAME_NOREPLACE);
+    if (result != 0 && errno == EINVAL) {
+      // A file system without that: link refuses to replace as well.
+      result = link(from, final_path_.c_str());
+      if (result == 0) unlink(from);
+    }
+  }
+  if (result != 0) {
+    return ErrnoStatus(
+        errno, absl::StrCat("rename ", file_.path_, " to ", final_path_));
+  }
+  g_temporary.store(nullptr);
+  return SyncDirectoryOf(std::exchange(final_path_, std::string()));
+}
+
+void RemoveTemporariesOnSignal() {
+  struct sigaction action = {};
+  action.sa_handler = OnSignal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (int signal_number : {SIGINT, SIGTERM, SIGHUP}) {
+    sigaction(signal_number, &action, nullptr);
+  }
+}
+
+}  // namespace dmu::tools
