@@ -20,7 +20,10 @@ struct CowFile {
   std::unique_ptr<cow::Image> image;
 };
 
-// Opens `path` and reads it to the end of what an attach needs. Errors name the
+// Reads `file` to the end of what an attach needs.
+absl::StatusOr<std::unique_ptr<cow::Image>> LoadImage(const File& file);
+
+// Opens `path` and loads it. Errors name the
 // path; their codes are the loader's and File's.
 absl::StatusOr<CowFile> OpenCowFile(const std::string& path);
 

@@ -125,11 +125,18 @@ absl::Status File::Examine() {
   device_ = st.st_dev;
   inode_ = st.st_ino;
   special_device_ = st.st_rdev;
-  const off_t end = lseek(fd_, 0, SEEK_END);
-  if (end < 0)
-    return ErrnoStatus(errno, absl::StrCat("find the end of ", path_));
-  size_bytes_ = static_cast<uint64_t>(end);
+  const absl::StatusOr<uint64_t> size = SizeNow();
+  if (!size.ok()) return size.status();
+  size_bytes_ = *size;
   return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> File::SizeNow() const {
+  const off_t end = lseek(fd_, 0, SEEK_END);
+  if (end < 0) {
+    return ErrnoStatus(errno, absl::StrCat("find the end of ", path_));
+  }
+  return static_cast<uint64_t>(end);
 }
 
 absl::Status File::ReadAt(uint64_t offset, ByteSpan out) const {
@@ -172,10 +179,13 @@ absl::Status File::Sync() const {
   return ErrnoStatus(errno, absl::StrCat("sync ", path_));
 }
 
-bool File::SameAs(const File& other) const {
-  if (is_block_device_ != other.is_block_device_) return false;
-  if (is_block_device_) return special_device_ == other.special_device_;
-  return device_ == other.device_ && inode_ == other.inode_;
+bool File::IsAt(const std::string& path) const {
+  struct stat st;
+  if (stat(path.c_str(), &st) != 0) return false;
+  if (is_block_device_) {
+    return S_ISBLK(st.st_mode) && st.st_rdev == special_device_;
+  }
+  return st.st_dev == device_ && st.st_ino == inode_;
 }
 
 absl::Status CheckOutputPath(const std::string& path, bool force) {

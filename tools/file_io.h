@@ -46,9 +46,11 @@ class File {
   const std::string& path() const { return path_; }
   // When it was opened; the size of the device for a block device.
   uint64_t size_bytes() const { return size_bytes_; }
+  absl::StatusOr<uint64_t> SizeNow() const;
   bool is_block_device() const { return is_block_device_; }
-  // Whether both are the same file, by whatever path.
-  bool SameAs(const File& other) const;
+  // Whether `path` leads to this very file or device; false if it does not
+  // exist.
+  bool IsAt(const std::string& path) const;
 
  private:
   friend class OutputFile;

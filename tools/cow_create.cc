@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// cow_create.cc - see cow_create.h: checks, plan, write, judge, rename.
+#include "tools/cow_create.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/base/check.h"
+#include "daemon/cow/writer.h"
+#include "tools/cow_file.h"
+#include "tools/diff.h"
+#include "tools/file_io.h"
+#include "tools/progress_bar.h"
+#include "tools/unit_pipeline.h"
+
+namespace dmu::tools {
+namespace {
+
+class FileSink : public cow::Sink {
+ public:
+  explicit FileSink(const File& file) : file_(file) {}
+  absl::Status WriteAt(uint64_t offset, ConstByteSpan bytes) override {
+    return file_.WriteAt(offset, bytes);
+  }
+  absl::Status Sync() override { return file_.Sync(); }
+
+ private:
+  const File& file_;
+};
+
+absl::StatusOr<File> OpenImage(const std::string& path) {
+  absl::StatusOr<File> file = File::OpenForRead(path);
+  if (!file.ok()) return file;
+  if (file->size_bytes() == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is empty; an image has at least one block"));
+  }
+  if (file->size_bytes() % kBlockBytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, " has ", file->size_bytes(),
+        " bytes, which is not a multiple of 4096; pad it with: truncate -s %",
+        kBlockBytes, " ", path));
+  }
+  if (file->size_bytes() / kBlockBytes >= UINT32_MAX) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " has ", file->size_bytes(),
+                     " bytes; the COW format ends at 16 TiB"));
+  }
+  return file;
+}
+
+DiffImage ImageOf(const File& file) {
+  DiffImage image;
+  image.blocks = static_cast<uint32_t>(file.size_bytes() / kBlockBytes);
+  image.read = [&file](uint64_t offset, ByteSpan out) {
+    return file.ReadAt(offset, out);
+  };
+  return image;
+}
+
+uint64_t CountOps(const DiffPlan& plan, uint32_t max_unit_bytes) {
+  uint64_t ops = plan.copies.size() + plan.zero_blocks;
+  UnitCutter cutter(plan.rest, max_unit_bytes);
+  for (UnitCutter::Unit unit; cutter.Next(&unit);) ++ops;
+  return ops;
+}
+
+absl::Status AddZeros(const DiffPlan::Run& run, cow::Writer* writer) {
+  for (uint32_t i = 0; i < run.blocks; ++i) {
+    absl::Status status = writer->AddZero(run.new_block + i);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AddData(const DiffPlan::Run& run, UnitPipeline* pipeline,
+                     cow::Writer* writer, ProgressBar* bar) {
+  for (uint64_t done = 0; done < uint64_t{run.blocks} * kBlockBytes;) {
+    absl::StatusOr<UnitPipeline::Stored> stored = pipeline->Next();
+    if (!stored.ok()) return stored.status();
+    absl::Status status = writer->AddReplace(
+        stored->unit.new_block, stored->unit.span_log2, stored->bytes);
+    if (!status.ok()) return status;
+    done += stored->unit.bytes();
+    bar->Add(stored->unit.bytes());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteOps(const DiffPlan& plan, UnitPipeline* pipeline,
+                      cow::Writer* writer, ProgressBar* bar) {
+  for (const DiffPlan::Copy& copy : plan.copies) {
+    absl::Status status = writer->AddCopy(copy.new_block, copy.source);
+    if (!status.ok()) return status;
+  }
+  for (const DiffPlan::Run& run : plan.rest) {
+    absl::Status status =
+        run.zero ? AddZeros(run, writer) : AddData(run, pipeline, writer, bar);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+// A mistake in plan or writer must not get a name that says it is a COW file.
+absl::Status Judge(const File& file) {
+  absl::StatusOr<std::unique_ptr<cow::Image>> image = LoadImage(file);
+  if (!image.ok()) return image.status();
+  DMU_CHECK((*image)->has_extension && (*image)->order_error.empty());
+  return absl::OkStatus();
+}
+
+absl::Status CheckNotAnInput(const std::string& output, const File& old_file,
+                             const File& new_file) {
+  for (const File* input : {&old_file, &new_file}) {
+    if (!input->IsAt(output)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("the output ", output, " is the input ", input->path(),
+                     "; choose another output"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DiffPlan> Plan(const File& old_file, const File& new_file,
+                              const CreateOptions& options) {
+  ProgressBar bar("comparing  ", old_file.size_bytes() + new_file.size_bytes(),
+                  options.progress);
+  return PlanDiff(ImageOf(old_file), ImageOf(new_file), options.threads,
+                  [&bar](uint64_t bytes) { bar.Add(bytes); });
+}
+
+}  // namespace
+
+absl::StatusOr<CreateSummary> CreateCow(const CreateOptions& options) {
+  absl::StatusOr<File> old_file = OpenImage(options.old_path);
+  if (!old_file.ok()) return old_file.status();
+  absl::StatusOr<File> new_file = OpenImage(options.new_path);
+  if (!new_file.ok()) return new_file.status();
+  absl::Status status =
+      CheckNotAnInput(options.output_path, *old_file, *new_file);
+  if (!status.ok()) return status;
+  absl::StatusOr<OutputFile> output =
+      OutputFile::Create(options.output_path, options.force);
+  if (!output.ok()) return output.status();
+  absl::StatusOr<DiffPlan> plan = Plan(*old_file, *new_file, options);
+  if (!plan.ok()) return plan.status();
+
+  FileSink sink(output->file());
+  cow::WriterOptions writer_options;
+  writer_options.compression = options.compression.compression;
+  writer_options.max_unit_bytes = options.max_unit_bytes;
+  writer_options.op_count_max = CountOps(*plan, options.max_unit_bytes);
+  writer_options.base_bytes = old_file->size_bytes();
+  writer_options.target_bytes = new_file->size_bytes();
+  absl::StatusOr<std::unique_ptr<cow::Writer>> writer =
+      cow::Writer::Create(&sink, writer_options);
+  if (!writer.ok()) return writer.status();
+  {
+    ProgressBar bar("compressing", plan->replace_blocks * kBlockBytes,
+                    options.progress);
+    const DiffImage image = ImageOf(*new_file);
+    UnitPipeline pipeline(image, plan->rest, options.compression,
+                          options.max_unit_bytes, options.threads);
+    status = WriteOps(*plan, &pipeline, writer->get(), &bar);
+  }
+  if (status.ok()) status = (*writer)->Finish();
+  if (status.ok()) status = Judge(output->file());
+  if (status.ok()) status = output->Commit();
+  if (!status.ok()) return status;
+
+  CreateSummary summary;
+  summary.old_bytes = old_file->size_bytes();
+  summary.new_bytes = new_file->size_bytes();
+  summary.cow_bytes = (*writer)->file_bytes();
+  summary.same_blocks = plan->same_blocks;
+  summary.copy_blocks = plan->copies.size();
+  summary.zero_blocks = plan->zero_blocks;
+  summary.replace_blocks = plan->replace_blocks;
+  return summary;
+}
+
+}  // namespace dmu::tools
