@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The life of a request, from the bio to its completion: the queue in order of
+ * sequence numbers, delivery, the copies that may run, giving back, and ending
+ * exactly once. DOC: Life of a request in dm-user.h has the states.
+ *
+ * Not here: what the messages look like in transfer (stream.c), and what has
+ * waited too long (deadline.c).
+ */
+#include <linux/list_sort.h>
+
+#include "dm-user.h"
+
+static struct hlist_head *dmu_bucket(struct dmu_control *ctl, u64 seq)
+{
+	return &ctl->delivered[seq & (DMU_HASH_SIZE - 1)];
+}
+
+/**
+ * dmu_request_modifies() - Does it matter if this is done twice, or late?
+ * @req: a request that is not completed
+ *
+ * Repeating any operation at once does no harm. What does is a dead server's
+ * attempt that reaches the storage after the next server's, and after a later
+ * write to the same place; so only what changes data counts.
+ *
+ * Return: true for a write with data, discard, secure erase, write zeroes.
+ */
+bool dmu_request_modifies(struct dmu_request *req)
+{
+	return op_is_write(bio_op(dmu_request_bio(req))) && dmu_request_bytes(req);
+}
+
+static u64 dmu_wire_type(struct bio *bio)
+{
+	switch (bio_op(bio)) {
+	case REQ_OP_READ:
+		return DM_USER_REQ_MAP_READ;
+	case REQ_OP_WRITE:
+		return DM_USER_REQ_MAP_WRITE;
+	case REQ_OP_FLUSH:
+		return DM_USER_REQ_MAP_FLUSH;
+	case REQ_OP_DISCARD:
+		return DM_USER_REQ_MAP_DISCARD;
+	case REQ_OP_SECURE_ERASE:
+		return DM_USER_REQ_MAP_SECURE_ERASE;
+	case REQ_OP_WRITE_ZEROES:
+		return DM_USER_REQ_MAP_WRITE_ZEROES;
+	default:
+		return U64_MAX;
+	}
+}
+
+/* Flags the wire does not know are hints, and dropped. */
+static u64 dmu_wire_flags(blk_opf_t opf)
+{
+	static const struct {
+		blk_opf_t opf;
+		u32 wire;
+	} map[] = {
+		{ REQ_FAILFAST_DEV, DM_USER_REQ_MAP_FLAG_FAILFAST_DEV },
+		{ REQ_FAILFAST_TRANSPORT, DM_USER_REQ_MAP_FLAG_FAILFAST_TRANSPORT },
+		{ REQ_FAILFAST_DRIVER, DM_USER_REQ_MAP_FLAG_FAILFAST_DRIVER },
+		{ REQ_SYNC, DM_USER_REQ_MAP_FLAG_SYNC },
+		{ REQ_META, DM_USER_REQ_MAP_FLAG_META },
+		{ REQ_PRIO, DM_USER_REQ_MAP_FLAG_PRIO },
+		{ REQ_NOMERGE, DM_USER_REQ_MAP_FLAG_NOMERGE },
+		{ REQ_IDLE, DM_USER_REQ_MAP_FLAG_IDLE },
+		{ REQ_INTEGRITY, DM_USER_REQ_MAP_FLAG_INTEGRITY },
+		{ REQ_FUA, DM_USER_REQ_MAP_FLAG_FUA },
+		{ REQ_PREFLUSH, DM_USER_REQ_MAP_FLAG_PREFLUSH },
+		{ REQ_RAHEAD, DM_USER_REQ_MAP_FLAG_RAHEAD },
+		{ REQ_BACKGROUND, DM_USER_REQ_MAP_FLAG_BACKGROUND },
+		{ REQ_NOWAIT, DM_USER_REQ_MAP_FLAG_NOWAIT },
+		{ REQ_CGROUP_PUNT, DM_USER_REQ_MAP_FLAG_CGROUP_PUNT },
+		{ REQ_NOUNMAP, DM_USER_REQ_MAP_FLAG_NOUNMAP },
+		{ REQ_POLLED, DM_USER_REQ_MAP_FLAG_HIPRI },
+		{ REQ_DRV, DM_USER_REQ_MAP_FLAG_DRV },
+		{ REQ_SWAP, DM_USER_REQ_MAP_FLAG_SWAP },
+	};
+	u64 wire = 0;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(map); i++)
+		if (opf & map[i].opf)
+			wire |= map[i].wire;
+	return wire;
+}
+
+/**
+ * dmu_message_fill() - Header of a request
+ * @msg: filled in
+ * @req: request, whose bio is still as it came
+ */
+void dmu_message_fill(struct dm_user_message *msg, struct dmu_request *req)
+{
+	struct bio *bio = dmu_request_bio(req);
+
+	msg->seq = req->seq;
+	msg->type = dmu_wire_type(bio);
+	msg->flags = dmu_wire_flags(bio->bi_opf);
+	msg->sector = bio->bi_iter.bi_sector;
+	msg->len = bio->bi_iter.bi_size;
+}
+
+static int dmu_bio_end(struct bio *bio, blk_status_t status)
+{
+	bio->bi_status = status;
+	bio_endio(bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/**
+ * dmu_request_map() - Take a bio into the queue
+ * @t: target
+ * @bio: clone the device-mapper made for it
+ *
+ * Neither allocates nor sleeps, so REQ_NOWAIT needs no special case.
+ *
+ * Context: process context.
+ * Return: DM_MAPIO_*
+ */
+int dmu_request_map(struct dmu_target *t, struct bio *bio)
+{
+	struct dmu_request *req = dm_per_bio_data(bio, sizeof(*req));
+	struct dmu_control *ctl = t->ctl;
+	int r = DM_MAPIO_SUBMITTED;
+
+	if (unlikely(dmu_wire_type(bio) == U64_MAX))
+		return dmu_bio_end(bio, BLK_STS_NOTSUPP);
+	/* Nothing to transfer and nothing to flush: there is nothing to ask. */
+	if (unlikely(!bio->bi_iter.bi_size && bio_op(bio) != REQ_OP_FLUSH &&
+		     !(bio->bi_opf & REQ_PREFLUSH)))
+		return dmu_bio_end(bio, BLK_STS_OK);
+	if (unlikely(test_bit(DMU_OPT_READ_ONLY, &t->opts.given) &&
+		     op_is_write(bio_op(bio))))
+		return DM_MAPIO_KILL;
+
+	memset(req, 0, sizeof(*req));
+	INIT_HLIST_NODE(&req->hash);
+	req->state = DMU_QUEUED;
+	req->since = jiffies;
+	req->arrived = req->since;
+
+	spin_lock(&ctl->lock);
+	/*
+	 * Only while the suspend lasts may a bio be handed back; when it was
+	 * interrupted, and the undo hook has not come yet, queue as usual.
+	 */
+	if (unlikely(t->push_back && dm_noflush_suspending(t->ti))) {
+		ctl->stats.pushed_back++;
+		r = DM_MAPIO_REQUEUE;
+	} else if (unlikely(ctl->state == DM_USER_STATE_FAILED)) {
+		ctl->stats.errors++;
+		r = DM_MAPIO_KILL;
+	} else {
+		req->seq = ctl->next_seq++;
+		list_add_tail(&req->list, &ctl->queue);
+		ctl->nr_queued++;
+		__dmu_deadline_arm(ctl, false);
+	}
+	spin_unlock(&ctl->lock);
+
+	if (r == DM_MAPIO_SUBMITTED)
+		wake_up_interruptible(&ctl->wait);
+	return r;
+}
+
+/**
+ * __dmu_request_pick() - Begin to deliver the oldest queued request
+ * @chan: channel that is to get it; it has none in its reading side
+ *
+ * Context: &dmu_control.lock held.
+ * Return: the request, now READING; NULL if none is queued.
+ */
+struct dmu_request *__dmu_request_pick(struct dmu_channel *chan)
+{
+	struct dmu_control *ctl = chan->ctl;
+	struct dmu_request *req;
+
+	lockdep_assert_held(&ctl->lock);
+
+	req = list_first_entry_or_null(&ctl->queue, struct dmu_request, list);
+	if (!req)
+		return NULL;
+	list_del_init(&req->list);
+	ctl->nr_queued--;
+	ctl->nr_delivered++;
+	ctl->progress = jiffies;
+	req->state = DMU_READING;
+	req->since = jiffies;
+	req->chan = chan;
+	chan->rd.req = req;
+	WRITE_ONCE(chan->rd.active, true);
+	__dmu_deadline_arm(ctl, false);
+	return req;
+}
+
+/**
+ * __dmu_request_unpick() - Undo __dmu_request_pick()
+ * @chan: channel that has not passed on one byte of the message
+ *
+ * Context: &dmu_control.lock held.
+ */
+void __dmu_request_unpick(struct dmu_channel *chan)
+{
+	struct dmu_control *ctl = chan->ctl;
+	struct dmu_request *req = chan->rd.req, *next;
+
+	lockdep_assert_held(&ctl->lock);
+
+	WRITE_ONCE(chan->rd.active, false);
+	chan->rd.req = NULL;
+	if (!req)
+		return;
+	req->state = DMU_QUEUED;
+	req->chan = NULL;
+	/* A channel that closed meanwhile may have given older ones back. */
+	list_for_each_entry(next, &ctl->queue, list)
+		if (next->seq > req->seq)
+			break;
+	list_add_tail(&req->list, &next->list);
+	ctl->nr_queued++;
+	ctl->nr_delivered--;
+}
+
+/**
+ * __dmu_request_delivered() - The whole message has reached the server
+ * @req: request in READING
+ *
+ * Context: &dmu_control.lock held.
+ */
+void __dmu_request_delivered(struct dmu_request *req)
+{
+	struct dmu_channel *chan = req->chan;
+
+	lockdep_assert_held(&chan->ctl->lock);
+
+	req->state = DMU_DELIVERED;
+	req->since = jiffies;
+	req->touched = true;
+	list_add_tail(&req->list, &chan->delivered);
+	hlist_add_head(&req->hash, dmu_bucket(chan->ctl, req->seq));
+}
+
+/**
+ * __dmu_request_find() - The request a reply is for
+ * @chan: channel the reply came by
+ * @seq: sequence number in the reply
+ *
+ * Context: &dmu_control.lock held.
+ * Return: a request DELIVERED to @chan, or NULL.
+ */
+struct dmu_request *__dmu_request_find(struct dmu_channel *chan, u64 seq)
+{
+	struct dmu_request *req;
+
+	lockdep_assert_held(&chan->ctl->lock);
+
+	hlist_for_each_entry(req, dmu_bucket(chan->ctl, seq), hash)
+		if (req->seq == seq)
+			return req->chan == chan && req->state == DMU_DELIVERED ?
+				req : NULL;
+	return NULL;
+}
+
+/* Takes a request from whatever list it is on. */
+static void __dmu_detach(struct dmu_control *ctl, struct dmu_request *req)
+{
+	struct dmu_channel *chan = req->chan;
+
+	lockdep_assert_held(&ctl->lock);
+
+	switch (req->state) {
+	case DMU_QUEUED:
+		ctl->nr_queued--;
+		list_del_init(&req->list);
+		break;
+	case DMU_HELD:
+		ctl->nr_held--;
+		list_del_init(&req->list);
+		break;
+	case DMU_READING:
+		/* The transfer stays active: its rest must be refused. */
+		ctl->nr_delivered--;
+		list_del_init(&req->list);
+		chan->rd.req = NULL;
+		break;
+	case DMU_WRITING:
+		chan->wr.req = NULL;
+		fallthrough;
+	case DMU_DELIVERED:
+		ctl->nr_delivered--;
+		hlist_del_init(&req->hash);
+		list_del_init(&req->list);
+		break;
+	case DMU_DONE:
+		break;
+	}
+	req->chan = NULL;
+}
+
+/**
+ * __dmu_finish() - Decide a request, wherever it is
+ * @ctl: control
+ * @req: a request that is not DONE
+ * @status: result for the bio
+ * @done: gets the request, for dmu_complete_all() once the lock is dropped;
+ *	not if a copy is running, whose end then completes the request
+ *
+ * Context: &dmu_control.lock held.
+ */
+void __dmu_finish(struct dmu_control *ctl, struct dmu_request *req,
+		  blk_status_t status, struct list_head *done)
+{
+	__dmu_detach(ctl, req);
+	req->state = DMU_DONE;
+	req->status = status;
+	if (status == BLK_STS_DM_REQUEUE)
+		ctl->stats.pushed_back++;
+	else if (status)
+		ctl->stats.errors++;
+	if (!req->copies)
+		list_add_tail(&req->list, done);
+}
+
+/**
+ * __dmu_finish_waiting() - Decide all requests no server has
+ * @ctl: control
+ * @status: result for the bios
+ * @done: as in __dmu_finish()
+ *
+ * Context: &dmu_control.lock held.
+ */
+void __dmu_finish_waiting(struct dmu_control *ctl, blk_status_t status,
+			  struct list_head *done)
+{
+	struct dmu_request *req, *next;
+
+	list_for_each_entry_safe(req, next, &ctl->queue, list)
+		__dmu_finish(ctl, req, status, done);
+	list_for_each_entry_safe(req, next, &ctl->held, list)
+		__dmu_finish(ctl, req, status, done);
+}
+
+/**
+ * __dmu_finish_all() - Decide all requests
+ * @ctl: control
+ * @status: result for the bios
+ * @done: as in __dmu_finish()
+ *
+ * Context: &dmu_control.lock held.
+ */
+void __dmu_finish_all(struct dmu_control *ctl, blk_status_t status,
+		      struct list_head *done)
+{
+	struct dmu_request *req, *next;
+	struct dmu_channel *chan;
+
+	__dmu_finish_waiting(ctl, status, done);
+	list_for_each_entry(chan, &ctl->channels, node) {
+		list_for_each_entry_safe(req, next, &chan->delivered, list)
+			__dmu_finish(ctl, req, status, done);
+		if (chan->rd.req)
+			__dmu_finish(ctl, chan->rd.req, status, done);
+	}
+}
+
+/**
+ * dmu_complete_all() - End the bios of decided requests
+ * @done: requests in DONE; empty afterwards
+ *
+ * Context: no lock held; an ended bio may bring the next one at once.
+ */
+void dmu_complete_all(struct list_head *done)
+{
+	struct dmu_request *req, *next;
+
+	list_for_each_entry_safe(req, next, done, list) {
+		list_del(&req->list);
+		dmu_bio_end(dmu_request_bio(req), req->status);
+	}
+}
+
+/**
+ * dmu_copy_begin() - Keep the request of a transfer while its pages are copied
+ * @ctl: control
+ * @xfer: one side of a channel, whose mutex is held
+ *
+ * Context: process context.
+ * Return: the request, for dmu_copy_end(); NULL if it was taken away.
+ */
+struct dmu_request *dmu_copy_begin(struct dmu_control *ctl,
+				   struct dmu_transfer *xfer)
+{
+	struct dmu_request *req;
+
+	spin_lock(&ctl->lock);
+	req = xfer->req;
+	if (req) {
+		req->copies++;
+		req->touched = true;
+	}
+	spin_unlock(&ctl->lock);
+	return req;
+}
+
+/**
+ * dmu_copy_end() - Counterpart of dmu_copy_begin()
+ * @ctl: control
+ * @req: not to be touched afterwards
+ *
+ * Completes the request if somebody decided it in the meantime.
+ *
+ * Context: no lock of dm-user held but the mutex of a direction.
+ */
+void dmu_copy_end(struct dmu_control *ctl, struct dmu_request *req)
+{
+	bool complete;
+
+	spin_lock(&ctl->lock);
+	complete = !--req->copies && req->state == DMU_DONE;
+	spin_unlock(&ctl->lock);
+	if (complete)
+		dmu_bio_end(dmu_request_bio(req), req->status);
+}
+
+static int dmu_seq_cmp(void *priv, const struct list_head *a,
+		       const struct list_head *b)
+{
+	return list_entry(a, struct dmu_request, list)->seq >
+	       list_entry(b, struct dmu_request, list)->seq;
+}
+
+/* Puts requests into the queue, each where its sequence number belongs. */
+static void __dmu_queue_merge(struct dmu_control *ctl, struct list_head *given)
+{
+	struct list_head *at = ctl->queue.next;
+	struct dmu_request *req, *next;
+
+	list_sort(NULL, given, dmu_seq_cmp);
+	list_for_each_entry_safe(req, next, given, list) {
+		while (at != &ctl->queue &&
+		       list_entry(at, struct dmu_request, list)->seq < req->seq)
+			at = at->next;
+		req->state = DMU_QUEUED;
+		req->since = jiffies;
+		req->touched = false;
+		list_move_tail(&req->list, at);
+		ctl->nr_queued++;
+	}
+}
+
+static enum dmu_unfenced __dmu_policy(struct dmu_channel *chan,
+				      struct dmu_request *req)
+{
+	if (chan->fenced || !req->touched || !dmu_request_modifies(req) ||
+	    !chan->ctl->active)
+		return DMU_UNFENCED_REQUEUE;
+	return chan->ctl->active->opts.unfenced;
+}
+
+/**
+ * __dmu_give_back() - Take from a closing channel all it has not answered
+ * @chan: channel with no system call in progress, so with no copy running
+ * @done: gets what the policy fails, for dmu_complete_all()
+ *
+ * Context: &dmu_control.lock held.
+ * Return: how many requests went back to the queue.
+ */
+unsigned int __dmu_give_back(struct dmu_channel *chan, struct list_head *done)
+{
+	struct dmu_control *ctl = chan->ctl;
+	struct dmu_request *req, *next;
+	unsigned int given_back = 0;
+	LIST_HEAD(given);
+
+	lockdep_assert_held(&ctl->lock);
+
+	/* What was half delivered goes the way of the rest. */
+	if (chan->rd.req)
+		list_add_tail(&chan->rd.req->list, &chan->delivered);
+	list_for_each_entry_safe(req, next, &chan->delivered, list) {
+		switch (__dmu_policy(chan, req)) {
+		case DMU_UNFENCED_REQUEUE:
+			__dmu_detach(ctl, req);
+			list_add_tail(&req->list, &given);
+			given_back++;
+			break;
+		case DMU_UNFENCED_HOLD:
+			__dmu_detach(ctl, req);
+			req->state = DMU_HELD;
+			req->since = jiffies;
+			list_add_tail(&req->list, &ctl->held);
+			ctl->nr_held++;
+			break;
+		default:
+			__dmu_finish(ctl, req, BLK_STS_IOERR, done);
+			break;
+		}
+	}
+	__dmu_queue_merge(ctl, &given);
+	ctl->stats.given_back += given_back;
+	return given_back;
+}
+
+/**
+ * __dmu_requeue_held() - Let held writes be delivered again
+ * @ctl: control
+ *
+ * Context: &dmu_control.lock held.
+ * Return: how many went back to the queue.
+ */
+unsigned int __dmu_requeue_held(struct dmu_control *ctl)
+{
+	unsigned int n = ctl->nr_held;
+	LIST_HEAD(given);
+
+	lockdep_assert_held(&ctl->lock);
+
+	list_splice_init(&ctl->held, &given);
+	ctl->nr_held = 0;
+	__dmu_queue_merge(ctl, &given);
+	ctl->stats.given_back += n;
+	return n;
+}
