@@ -159,7 +159,7 @@ struct dmu_stats {
  * than this many requests.
  */
 #define DMU_HASH_BITS	8
-#define DMU_HASH_SIZE	(1 << DMU_HASH_BITS)
+#define DMU_HASH_SIZE	BIT(DMU_HASH_BITS)
 
 /**
  * struct dmu_control - one name: the queue behind /dev/dm-user/NAME

@@ -70,7 +70,7 @@ static void dmu_event_work(struct work_struct *work)
 {
 	struct dmu_control *ctl = container_of(work, struct dmu_control, event_work);
 	char state_var[32], name_var[160];
-	char *env[] = { state_var, name_var, NULL };
+	char *env[3] = { state_var, name_var, NULL };
 	unsigned int noio = memalloc_noio_save();
 	u32 state;
 

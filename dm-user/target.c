@@ -3,6 +3,7 @@
  * What the device-mapper core calls: constructor, destructor, map, suspend
  * hooks, status, messages, limits.
  */
+#include <linux/bits.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 
@@ -12,7 +13,7 @@
  * Longest discard, secure erase and write zeroes. Their length in bytes must
  * fit 32 bits; a power of two keeps the pieces of a large one aligned.
  */
-#define DMU_MAX_NODATA_SECTORS	(1U << 22)
+#define DMU_MAX_NODATA_SECTORS	BIT(22)
 
 static bool dmu_has(const struct dmu_target *t, enum dmu_feature which)
 {

@@ -13,6 +13,7 @@
 #ifndef _UAPI_LINUX_DM_USER_H
 #define _UAPI_LINUX_DM_USER_H
 
+#include <linux/const.h>
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
@@ -30,7 +31,13 @@
  * A read() returns header bytes or payload bytes, never both. Any split into
  * shorter reads and writes is legal. Replies may come in any order, on the
  * channel (open file) that read the request. An error reply is the header
- * alone. An fsync arrives as a WRITE of length 0 with FLAG_PREFLUSH.
+ * alone. A write() takes one reply at most. An fsync arrives as a WRITE of
+ * length 0 with FLAG_PREFLUSH.
+ *
+ * EINVAL from write(): the reply names no request of this channel, or that
+ * request was taken away (a deadline, a suspend); the next write() begins a new
+ * reply. ECANCELED from read(): the request was taken away in the middle of its
+ * payload; the next read() begins a new request. ENOTBLK: the target is gone.
  */
 struct dm_user_message {
 	__u64 seq;
@@ -73,14 +80,19 @@ struct dm_user_message {
 #define DM_USER_RESP_UNSUPPORTED	2
 
 /* What a target can do; struct dm_user_info.features. */
-#define DM_USER_FEATURE_FENCED	(1ULL << 0)	/* DM_USER_CHANNEL_FENCED is known */
-#define DM_USER_FEATURE_POLL	(1ULL << 1)	/* poll() and O_NONBLOCK work */
+#define DM_USER_FEATURE_FENCED	_BITULL(0)	/* DM_USER_CHANNEL_FENCED is known */
+#define DM_USER_FEATURE_POLL	_BITULL(1)	/* poll() and O_NONBLOCK work */
 
 /* States of a target; struct dm_user_info.state. */
-#define DM_USER_STATE_NEW	0	/* no channel was ever open */
-#define DM_USER_STATE_LIVE	1	/* at least one channel is open */
-#define DM_USER_STATE_ORPHANED	2	/* the last channel closed; requests are kept */
-#define DM_USER_STATE_FAILED	3	/* a deadline passed; requests fail until a channel opens */
+/*
+ * States of a target; struct dm_user_info.state. A channel serves from its
+ * first read(), its first poll() for input, or DM_USER_IOC_SET_CHANNEL; an open
+ * file alone does not count.
+ */
+#define DM_USER_STATE_NEW	0	/* no channel has served yet */
+#define DM_USER_STATE_LIVE	1	/* at least one channel serves */
+#define DM_USER_STATE_ORPHANED	2	/* the last one closed; requests are kept */
+#define DM_USER_STATE_FAILED	3	/* a deadline passed; requests fail until one serves */
 #define DM_USER_STATE_REMOVED	4	/* the table is gone; only close() is left */
 
 /**
@@ -109,9 +121,10 @@ struct dm_user_info {
  * storage. Synchronous pwrite() and libaio keep that promise (the kernel ends
  * them before it closes the file); io_uring alone does not. The target gives
  * a delivered WRITE of a fenced channel to the next channel again; without the
- * promise it follows the table's policy for such writes.
+ * promise it follows the table's policy for such writes. The same holds for
+ * DISCARD, SECURE_ERASE and WRITE_ZEROES.
  */
-#define DM_USER_CHANNEL_FENCED	(1ULL << 0)
+#define DM_USER_CHANNEL_FENCED	_BITULL(0)
 
 /**
  * struct dm_user_channel - argument of DM_USER_IOC_SET_CHANNEL
