@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// See channel.h.
+#include "test/vm/channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+namespace dmu {
+
+Channel::Channel(const std::string& name, int flags)
+    : fd_(open(("/dev/dm-user/" + name).c_str(), O_RDWR | O_CLOEXEC | flags)) {}
+
+Channel::~Channel() { Close(); }
+
+void Channel::Close() {
+  if (fd_ >= 0) {
+    close(fd_);
+  }
+  fd_ = -1;
+}
+
+int Channel::SetFlags(uint64_t flags) {
+  dm_user_channel set = {};
+  set.flags = flags;
+  return ioctl(fd_, DM_USER_IOC_SET_CHANNEL, &set) < 0 ? errno : 0;
+}
+
+int Channel::Info(dm_user_info* info) {
+  return ioctl(fd_, DM_USER_IOC_INFO, info) < 0 ? errno : 0;
+}
+
+ssize_t Channel::Read(void* to, size_t bytes) {
+  const ssize_t n = read(fd_, to, bytes);
+  return n < 0 ? -errno : n;
+}
+
+ssize_t Channel::Write(const void* from, size_t bytes) {
+  const ssize_t n = write(fd_, from, bytes);
+  return n < 0 ? -errno : n;
+}
+
+short Channel::Poll(int timeout_ms) {
+  pollfd p = {fd_, POLLIN, 0};
+  return poll(&p, 1, timeout_ms) > 0 ? p.revents : static_cast<short>(0);
+}
+
+bool Channel::NextHeader(WireHeader* header) {
+  return Poll(10000) == POLLIN &&
+         Read(header, sizeof(*header)) == sizeof(*header);
+}
+
+bool Channel::Next(WireRequest* request) {
+  if (!NextHeader(&request->header)) {
+    return false;
+  }
+  request->payload.clear();
+  if (request->header.type != DM_USER_REQ_MAP_WRITE) {
+    return true;
+  }
+  request->payload.resize(request->header.len);
+  for (size_t done = 0; done < request->payload.size();) {
+    const ssize_t n =
+        Read(request->payload.data() + done, request->payload.size() - done);
+    if (n <= 0) {
+      return false;
+    }
+    done += static_cast<size_t>(n);
+  }
+  return true;
+}
+
+bool Channel::Reply(uint64_t seq, const std::vector<uint8_t>& payload) {
+  WireHeader header = {seq, DM_USER_RESP_SUCCESS, 0, 0, 0};
+  iovec parts[2] = {
+      {&header, sizeof(header)},
+      {const_cast<uint8_t*>(payload.data()), payload.size()},
+  };
+  return writev(fd_, parts, 2) ==
+         static_cast<ssize_t>(sizeof(header) + payload.size());
+}
+
+ssize_t Channel::ReplyType(uint64_t seq, uint64_t type) {
+  const WireHeader header = {seq, type, 0, 0, 0};
+  return Write(&header, sizeof(header));
+}
+
+bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes,
+              std::atomic<uint64_t>* flags_seen) {
+  std::vector<uint8_t> payload;
+  for (;;) {
+    WireHeader h;
+    ssize_t n = channel->Read(&h, sizeof(h));
+    if (n == -ENOTBLK) {
+      return true;
+    }
+    if (n != sizeof(h) || h.sector * 512 + h.len > bytes) {
+      return false;
+    }
+    if (flags_seen != nullptr) {
+      *flags_seen |= h.flags;
+    }
+    uint8_t* at = disk + h.sector * 512;
+    payload.clear();
+    if (h.type == DM_USER_REQ_MAP_READ) {
+      payload.assign(at, at + h.len);
+    } else if (h.type == DM_USER_REQ_MAP_WRITE) {
+      for (size_t done = 0; done < h.len; done += static_cast<size_t>(n)) {
+        n = channel->Read(at + done, h.len - done);
+        if (n <= 0) {
+          return n == -ENOTBLK;
+        }
+      }
+    } else {
+      memset(at, 0, h.len);
+    }
+    if (!channel->Reply(h.seq, payload)) {
+      return errno == ENOTBLK;
+    }
+  }
+}
+
+RamServer::RamServer(const std::string& name, size_t bytes)
+    : channel_(name), data_(bytes), thread_([this] { Run(); }) {}
+
+RamServer::~RamServer() {
+  stop_ = true;
+  thread_.join();
+}
+
+// Polls, so that it can be stopped with the target still there.
+void RamServer::Run() {
+  while (!stop_) {
+    const short events = channel_.Poll(20);
+    if (events & POLLERR) {
+      return;
+    }
+    WireRequest request;
+    if (!(events & POLLIN) || !channel_.Next(&request)) {
+      continue;
+    }
+    const WireHeader& h = request.header;
+    flags_seen_ |= h.flags;
+    uint8_t* at = data_.data() + h.sector * 512;
+    std::vector<uint8_t> payload;
+    if (h.type == DM_USER_REQ_MAP_READ) {
+      payload.assign(at, at + h.len);
+    } else if (h.type == DM_USER_REQ_MAP_WRITE) {
+      memcpy(at, request.payload.data(), request.payload.size());
+    } else {
+      memset(at, 0, h.len);
+    }
+    channel_.Reply(h.seq, payload);
+  }
+}
+
+}  // namespace dmu
