@@ -127,6 +127,10 @@ ssize_t StreamChannel::ReadSome(uint8_t* to, size_t bytes) {
     if (got > 0) return got;
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && IsTransient(errno)) return 0;
+    if (got < 0 && errno == ECANCELED) {
+      AbandonInput();
+      return 0;
+    }
     if (got == 0 || errno == ENOTBLK || errno == ENODEV) {
       Close(RequestSink::CloseReason::kRemoved);
     } else {
@@ -136,6 +140,14 @@ ssize_t StreamChannel::ReadSome(uint8_t* to, size_t bytes) {
     }
     return -1;
   }
+}
+
+// The kernel took the request away in the middle of it (a deadline, a suspend);
+// what comes next is a header.
+void StreamChannel::AbandonInput() {
+  if (input_slot_ != nullptr) FreeSlot(std::exchange(input_slot_, nullptr));
+  input_ = Input::kHeader;
+  input_bytes_ = 0;
 }
 
 StreamChannel::Step StreamChannel::ReadHeader() {
@@ -514,10 +526,8 @@ void StreamChannel::ResetStreams() {
   output_tail_ = nullptr;
   output_ready_ = false;
   output_bytes_ = 0;
-  if (input_slot_ != nullptr) FreeSlot(std::exchange(input_slot_, nullptr));
   loop_->Cancel(&retry_task_);
-  input_ = Input::kHeader;
-  input_bytes_ = 0;
+  AbandonInput();
 }
 
 }  // namespace dmu

@@ -94,6 +94,7 @@ class StreamChannel : public Channel {
   Step DrainPayload();
   // Bytes read, 0 for "nothing now", -1 when the channel is closed.
   ssize_t ReadSome(uint8_t* to, size_t bytes);
+  void AbandonInput();
 
   void SubmitSegment(Slot* slot);
   void SegmentDone(Slot* slot);

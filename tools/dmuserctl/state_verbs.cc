@@ -4,12 +4,11 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <optional>
 
 #include "absl/flags/declare.h"
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 #include "tools/control_client.h"
 #include "tools/dm.h"
@@ -153,17 +152,20 @@ absl::Status MergeResult(const proto::DeviceStatus& device) {
 absl::Status WaitForMerge(ControlClient* client, const std::string& name) {
   proto::Request request;
   request.mutable_watch()->set_name(name);
-  ProgressBar bar("merging", /*enabled=*/!absl::GetFlag(FLAGS_quiet));
+  std::optional<ProgressBar> bar;
   auto response = client->Call(request);
   for (;; response = client->Next()) {
     if (!response.ok()) return response.status();
     if (response->devices_size() == 0) continue;
     const proto::DeviceStatus& device = response->devices(0);
-    bar.Update(device.merge().merged_bytes(), device.merge().total_bytes());
-    if (!response->more()) {
-      bar.Finish();
-      return MergeResult(device);
+    if (!bar.has_value()) {
+      bar.emplace("merging", device.merge().total_bytes(),
+                  !absl::GetFlag(FLAGS_quiet) && ProgressBar::TerminalIsThere());
     }
+    bar->Set(device.merge().merged_bytes());
+    if (response->more()) continue;
+    bar.reset();
+    return MergeResult(device);
   }
 }
 
