@@ -55,11 +55,13 @@ struct Options {
   std::string control_path = kDefaultControlPath;
   std::string state_directory;  // default: "state" beside the control socket
   uint64_t memory_bytes = kMemoryBytesDefault;
+  int ready_fd = -1;
 };
 
 void PrintUsage(FILE* to) {
   fprintf(to,
-          "Usage: dmuserd [--control PATH] [--state-dir DIR] [--memory KIB]\n"
+          "Usage: dmuserd [--control PATH] [--state-dir DIR] [--memory KIB] "
+          "[--ready-fd N]\n"
           "\n"
           "Serves dm-user devices. Stays in the foreground and logs to standard "
           "error;\n"
@@ -70,6 +72,8 @@ void PrintUsage(FILE* to) {
           "+ /state)\n"
           "  --memory KIB     payload buffers, taken from the system as they "
           "are used (%llu)\n"
+          "  --ready-fd N     write a newline to this open file once requests "
+          "are served\n"
           "  --version        print the version and exit\n"
           "  --help           print this and exit\n"
           "\n"
@@ -80,13 +84,30 @@ void PrintUsage(FILE* to) {
           static_cast<unsigned long long>(kMemoryBytesDefault / 1024));
 }
 
+// Reads optarg.
+bool ParseNumber(const char* name, uint64_t min, uint64_t max,
+                 uint64_t* value) {
+  char* end = nullptr;
+  errno = 0;
+  *value = strtoull(optarg, &end, 10);
+  if (errno == 0 && *end == '\0' && end != optarg && optarg[0] != '-' &&
+      *value >= min && *value <= max) {
+    return true;
+  }
+  fprintf(stderr, "dmuserd: %s %s: expected a number from %llu to %llu\n",
+          name, optarg, static_cast<unsigned long long>(min),
+          static_cast<unsigned long long>(max));
+  return false;
+}
+
 // 0 when *options is good, else an exit code + 1; see main.
 int ParseOptions(int argc, char** argv, Options* options) {
-  enum { kControl = 1, kStateDir, kMemory, kVersionOption, kHelp };
+  enum { kControl = 1, kStateDir, kMemory, kReadyFd, kVersionOption, kHelp };
   static const option kLong[] = {
       {"control", required_argument, nullptr, kControl},
       {"state-dir", required_argument, nullptr, kStateDir},
       {"memory", required_argument, nullptr, kMemory},
+      {"ready-fd", required_argument, nullptr, kReadyFd},
       {"version", no_argument, nullptr, kVersionOption},
       {"help", no_argument, nullptr, kHelp},
       {}};
@@ -100,18 +121,18 @@ int ParseOptions(int argc, char** argv, Options* options) {
         options->state_directory = optarg;
         break;
       case kMemory: {
-        char* end = nullptr;
-        errno = 0;
-        const unsigned long long kib = strtoull(optarg, &end, 10);
-        if (errno != 0 || *end != '\0' || end == optarg ||
-            kib < kMemoryBytesMin / 1024 || kib > kMemoryBytesMax / 1024) {
-          fprintf(stderr,
-                  "dmuserd: --memory %s: expected %llu to %llu KiB\n", optarg,
-                  static_cast<unsigned long long>(kMemoryBytesMin / 1024),
-                  static_cast<unsigned long long>(kMemoryBytesMax / 1024));
+        uint64_t kib = 0;
+        if (!ParseNumber("--memory", kMemoryBytesMin / 1024,
+                         kMemoryBytesMax / 1024, &kib)) {
           return kExitUsage + 1;
         }
         options->memory_bytes = kib * 1024;
+        break;
+      }
+      case kReadyFd: {
+        uint64_t fd = 0;
+        if (!ParseNumber("--ready-fd", 3, 1023, &fd)) return kExitUsage + 1;
+        options->ready_fd = static_cast<int>(fd);
         break;
       }
       case kVersionOption:
@@ -139,8 +160,17 @@ int ParseOptions(int argc, char** argv, Options* options) {
   return 0;
 }
 
-// Tells a service manager, when there is one, that requests are served.
-void NotifyReady() {
+// Tells whoever waits for it that requests are served.
+void NotifyReadyFd(int fd) {
+  if (fd < 0) return;
+  if (write(fd, "\n", 1) != 1) {
+    Log(LogLevel::kWarning, "cannot write to --ready-fd %d: %s", fd,
+        strerror(errno));
+  }
+  close(fd);
+}
+
+void NotifyServiceManager() {
   const char* path = getenv("NOTIFY_SOCKET");
   if (path == nullptr || path[0] == '\0') return;
   sockaddr_un address = {};
@@ -342,7 +372,8 @@ int Daemon::Run() {
   server_ = std::move(*server);
   service_->SetServer(server_.get());
   registry_->Recover();
-  NotifyReady();
+  NotifyServiceManager();
+  NotifyReadyFd(options_.ready_fd);
   loop_->Run();
   server_.reset();
   return kExitOk;

@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Goal: the control socket answers every verb, tells a device's life truly,
+// outlives bad clients; and a daemon that was killed leaves what the next one
+// needs.
+// Method: the real server, service, registry and state store on the real loop,
+// with null devices over the fake kernel; a client that shares the thread.
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/backend/null.h"
+#include "daemon/base/buffer_pool.h"
+#include "daemon/channel/stream.h"
+#include "daemon/control/frame.h"
+#include "daemon/control/server.h"
+#include "daemon/control/service.h"
+#include "daemon/device/registry.h"
+#include "daemon/device/state_store.h"
+#include "daemon/io/loop_epoll.h"
+#include "gtest/gtest.h"
+#include "proto/control.pb.h"
+#include "test/fake_kernel.h"
+
+namespace dmu {
+namespace {
+
+constexpr uint64_t kSizeBytes = 1 << 20;
+
+// A null back end with a merge the test moves by hand.
+class MergeableBackend : public NullBackend, public MergeControl {
+ public:
+  explicit MergeableBackend(Loop* loop) : NullBackend(kSizeBytes, loop) {}
+  MergeControl* merge() override { return this; }
+  void Start() override { Set(MergeStatus::State::kRunning, 0); }
+  void Pause() override { Set(MergeStatus::State::kIdle, status_.merged_ops); }
+  MergeStatus status() const override { return status_; }
+  void SetListener(Task* changed) override { listener_ = changed; }
+
+  void Set(MergeStatus::State state, uint64_t merged) {
+    status_.state = state;
+    status_.merged_ops = merged;
+    status_.total_ops = 10;
+    if (listener_ != nullptr) listener_->run(listener_->context);
+  }
+
+ private:
+  MergeStatus status_;
+  Task* listener_ = nullptr;
+};
+
+class Client {
+ public:
+  Client(const std::string& path, EpollLoop* loop) : loop_(loop) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    memcpy(address.sun_path, path.data(), path.size());
+    fd_.reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    connected_ = connect(fd_.get(), reinterpret_cast<sockaddr*>(&address),
+                         sizeof(address)) == 0;
+    fcntl(fd_.get(), F_SETFL, O_NONBLOCK);
+  }
+
+  bool connected() const { return connected_; }
+
+  // False when the session has ended.
+  bool TrySendBytes(const std::string& bytes) {
+    return send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+           static_cast<ssize_t>(bytes.size());
+  }
+  void SendBytes(const std::string& bytes) { ASSERT_TRUE(TrySendBytes(bytes)); }
+
+  void Send(proto::Request request) {
+    if (request.version() == 0) request.set_version(kControlVersion);
+    request.set_id(++id_);
+    std::string frame;
+    AppendFrame(request.SerializeAsString(), &frame);
+    SendBytes(frame);
+  }
+
+  // The next response; nothing when the session ended or none came.
+  std::optional<proto::Response> Receive() {
+    for (int turn = 0; turn < 200; ++turn) {
+      if (in_.size() >= kFrameHeaderBytes) {
+        const uint32_t length =
+            LoadLe<uint32_t>(reinterpret_cast<const uint8_t*>(in_.data()));
+        if (in_.size() >= kFrameHeaderBytes + length) {
+          proto::Response response;
+          EXPECT_TRUE(response.ParseFromArray(in_.data() + kFrameHeaderBytes,
+                                              static_cast<int>(length)));
+          in_.erase(0, kFrameHeaderBytes + length);
+          return response;
+        }
+      }
+      loop_->Turn(/*wait=*/false);
+      char piece[4096];
+      const ssize_t got = read(fd_.get(), piece, sizeof(piece));
+      if (got == 0) {
+        ended_ = true;
+        return std::nullopt;
+      }
+      if (got > 0) in_.append(piece, static_cast<size_t>(got));
+    }
+    return std::nullopt;
+  }
+
+  int CodeOf(const proto::Request& request) {
+    Send(request);
+    const auto response = Receive();
+    return response.has_value() ? response->code() : -1;
+  }
+
+  bool ended() const { return ended_; }
+
+ private:
+  EpollLoop* const loop_;
+  UniqueFd fd_;
+  bool connected_ = false;
+  bool ended_ = false;
+  uint64_t id_ = 0;
+  std::string in_;
+};
+
+// One daemon's worth of parts, that can be ended and made again.
+struct Daemon {
+  Daemon(const std::string& directory, BufferPool* pool)
+      : loop(EpollLoop::Create()), store(directory + "/state") {
+    Registry::Factories factories;
+    factories.open_backend = [this](const proto::Attach& attach,
+                                    Registry::BackendDone done) {
+      if (attach.null().size_bytes() != kSizeBytes) {
+        done(absl::DataLossError("no such thing"));
+        return;
+      }
+      auto backend = std::make_unique<MergeableBackend>(loop.get());
+      backends[attach.name()] = backend.get();
+      done(std::unique_ptr<Backend>(std::move(backend)));
+    };
+    factories.open_channel =
+        [this, pool](const std::string& name, const Geometry&)
+        -> absl::StatusOr<std::unique_ptr<Channel>> {
+      if (name == "gone") return absl::UnavailableError("no node");
+      return std::unique_ptr<Channel>(std::make_unique<StreamChannel>(
+          UniqueFd(kernels[name].Open()), StreamChannel::Options{}, loop.get(),
+          pool));
+    };
+    registry = std::make_unique<Registry>(factories, &store, loop.get());
+    service = std::make_unique<Service>(
+        registry.get(), [](proto::DaemonStatus* s) { s->set_version("test"); });
+    auto listening =
+        Server::Listen(directory + "/control", service.get(), loop.get());
+    EXPECT_TRUE(listening.ok()) << listening.status();
+    EXPECT_TRUE(store.Prepare().ok());
+    server = std::move(*listening);
+    service->SetServer(server.get());
+  }
+
+  ~Daemon() {
+    bool stopped = false;
+    registry->StopAll([&stopped] { stopped = true; });
+    for (int i = 0; i < 100 && !stopped; ++i) loop->Turn(/*wait=*/false);
+    EXPECT_TRUE(stopped);
+    server.reset();
+  }
+
+  std::unique_ptr<EpollLoop> loop;
+  StateStore store;
+  std::map<std::string, FakeKernel> kernels;
+  std::map<std::string, MergeableBackend*> backends;
+  std::unique_ptr<Registry> registry;
+  std::unique_ptr<Service> service;
+  std::unique_ptr<Server> server;
+};
+
+class ControlTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char directory[] = "/tmp/dmu-control-test-XXXXXX";
+    ASSERT_NE(mkdtemp(directory), nullptr);
+    directory_ = directory;
+    pool_ = BufferPool::Create(4);
+    Restart();
+  }
+  void TearDown() override {
+    daemon_.reset();
+    EXPECT_EQ(system(absl::StrCat("rm -r ", directory_).c_str()), 0);
+  }
+
+  void Restart() {
+    daemon_.reset();
+    daemon_ = std::make_unique<Daemon>(directory_, pool_.get());
+  }
+
+  Client Connect() { return Client(directory_ + "/control", daemon_->loop.get()); }
+
+  static proto::Request Attach(const std::string& name,
+                               uint64_t size_bytes = kSizeBytes) {
+    proto::Request request;
+    request.mutable_attach()->set_name(name);
+    request.mutable_attach()->mutable_null()->set_size_bytes(size_bytes);
+    return request;
+  }
+  static proto::Request Detach(const std::string& name) {
+    proto::Request request;
+    request.mutable_detach()->set_name(name);
+    return request;
+  }
+  static proto::Request Status(const std::string& name) {
+    proto::Request request;
+    request.mutable_status()->set_name(name);
+    return request;
+  }
+  static proto::Request Watch(const std::string& name) {
+    proto::Request request;
+    request.mutable_watch()->set_name(name);
+    return request;
+  }
+  static proto::Request Merge(const std::string& name,
+                              proto::Merge::Action action) {
+    proto::Request request;
+    request.mutable_merge()->set_name(name);
+    request.mutable_merge()->set_action(action);
+    return request;
+  }
+
+  static constexpr int Code(absl::StatusCode code) {
+    return static_cast<int>(code);
+  }
+
+  std::string directory_;
+  std::unique_ptr<BufferPool> pool_;
+  std::unique_ptr<Daemon> daemon_;
+};
+
+TEST_F(ControlTest, AttachServeStatusDetach) {
+  Client client = Connect();
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  FakeKernel& kernel = daemon_->kernels["a"];
+  const uint64_t seq = kernel.Send(DM_USER_REQ_MAP_READ, 0, 4096);
+  std::optional<FakeKernel::Reply> reply;
+  for (int i = 0; i < 100 && !reply.has_value(); ++i) {
+    kernel.Pump();
+    daemon_->loop->Turn(/*wait=*/false);
+    reply = kernel.TakeReply(seq);
+  }
+  ASSERT_TRUE(reply.has_value());
+  client.Send(Status(""));
+  const auto status = client.Receive();
+  ASSERT_TRUE(status.has_value());
+  ASSERT_EQ(status->devices_size(), 1);
+  EXPECT_EQ(status->devices(0).name(), "a");
+  EXPECT_EQ(status->devices(0).state(), proto::DeviceStatus::SERVING);
+  EXPECT_EQ(status->devices(0).reads(), 1u);
+  EXPECT_EQ(status->devices(0).size_bytes(), kSizeBytes);
+  EXPECT_EQ(status->daemon().version(), "test");
+  EXPECT_EQ(client.CodeOf(Detach("a")), 0);
+  EXPECT_EQ(client.CodeOf(Status("a")), Code(absl::StatusCode::kNotFound));
+  EXPECT_NE(access((directory_ + "/state/a").c_str(), F_OK), 0);
+}
+
+TEST_F(ControlTest, ErrorsHaveTheirCodes) {
+  Client client = Connect();
+  EXPECT_EQ(client.CodeOf(Attach("")), Code(absl::StatusCode::kInvalidArgument));
+  EXPECT_EQ(client.CodeOf(Attach("../x")),
+            Code(absl::StatusCode::kInvalidArgument));
+  EXPECT_EQ(client.CodeOf(Attach(".hidden")),
+            Code(absl::StatusCode::kInvalidArgument));
+  EXPECT_EQ(client.CodeOf(Attach("bad", 7)), Code(absl::StatusCode::kDataLoss));
+  EXPECT_EQ(client.CodeOf(Attach("gone")), Code(absl::StatusCode::kUnavailable));
+  EXPECT_EQ(client.CodeOf(Detach("none")), Code(absl::StatusCode::kNotFound));
+  EXPECT_EQ(client.CodeOf(Merge("none", proto::Merge::START)),
+            Code(absl::StatusCode::kNotFound));
+  EXPECT_EQ(client.CodeOf(Watch("none")), Code(absl::StatusCode::kNotFound));
+  EXPECT_EQ(client.CodeOf(proto::Request()),
+            Code(absl::StatusCode::kUnimplemented));
+  proto::Request newer = Status("");
+  newer.set_version(kControlVersion + 1);
+  EXPECT_EQ(client.CodeOf(newer), Code(absl::StatusCode::kUnimplemented));
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  EXPECT_EQ(client.CodeOf(Attach("a")), Code(absl::StatusCode::kAlreadyExists));
+}
+
+TEST_F(ControlTest, WatchFollowsTheMergeToItsEnd) {
+  Client client = Connect();
+  Client watcher = Connect();
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  watcher.Send(Watch("a"));
+  auto event = watcher.Receive();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_TRUE(event->more());
+  ASSERT_EQ(client.CodeOf(Merge("a", proto::Merge::START)), 0);
+  MergeableBackend* backend = daemon_->backends["a"];
+  for (uint64_t merged = 0; merged < 10; ++merged) {
+    event = watcher.Receive();
+    ASSERT_TRUE(event.has_value());
+    EXPECT_TRUE(event->more());
+    EXPECT_EQ(event->devices(0).merge().merged_ops(), merged);
+    backend->Set(merged == 9 ? MergeStatus::State::kDone
+                             : MergeStatus::State::kRunning,
+                 merged + 1);
+  }
+  event = watcher.Receive();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_FALSE(event->more());
+  EXPECT_EQ(event->devices(0).merge().state(), proto::MergeStatus::DONE);
+}
+
+TEST_F(ControlTest, WatchEndsWhenTheDeviceGoes) {
+  Client client = Connect();
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  client.Send(Watch("a"));
+  ASSERT_TRUE(client.Receive().has_value());
+  // As dmsetup remove: the kernel's end closes, nobody says detach.
+  daemon_->kernels["a"].CloseKernelEnd();
+  const auto event = client.Receive();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_EQ(event->code(), Code(absl::StatusCode::kNotFound));
+  EXPECT_NE(access((directory_ + "/state/a").c_str(), F_OK), 0);
+}
+
+// A daemon that was told to stop, or killed, leaves its devices to the next
+// one, with the merge going on where it was wanted and nowhere else.
+TEST_F(ControlTest, TheNextDaemonGoesOn) {
+  {
+    Client client = Connect();
+    ASSERT_EQ(client.CodeOf(Attach("idle")), 0);
+    ASSERT_EQ(client.CodeOf(Attach("merging")), 0);
+    ASSERT_EQ(client.CodeOf(Attach("paused")), 0);
+    ASSERT_EQ(client.CodeOf(Merge("merging", proto::Merge::START)), 0);
+    ASSERT_EQ(client.CodeOf(Merge("paused", proto::Merge::START)), 0);
+    ASSERT_EQ(client.CodeOf(Merge("paused", proto::Merge::PAUSE)), 0);
+  }
+  Restart();
+  daemon_->registry->Recover();
+  Client client = Connect();
+  client.Send(Status(""));
+  const auto status = client.Receive();
+  ASSERT_TRUE(status.has_value());
+  ASSERT_EQ(status->devices_size(), 3);
+  for (const proto::DeviceStatus& device : status->devices()) {
+    EXPECT_EQ(device.state(), proto::DeviceStatus::SERVING);
+    EXPECT_EQ(device.merge().state() == proto::MergeStatus::RUNNING,
+              device.name() == "merging");
+  }
+}
+
+TEST_F(ControlTest, BadRecordsAreLeftAlone) {
+  for (const char* name : {"/state/junk", "/state/half.new"}) {
+    UniqueFd fd(open((directory_ + name).c_str(), O_CREAT | O_WRONLY, 0600));
+    ASSERT_EQ(write(fd.get(), "\xff\xff\xff", 3), 3);
+  }
+  Restart();
+  daemon_->registry->Recover();
+  Client client = Connect();
+  client.Send(Status(""));
+  const auto status = client.Receive();
+  ASSERT_TRUE(status.has_value());
+  EXPECT_EQ(status->devices_size(), 0);
+  EXPECT_EQ(access((directory_ + "/state/junk").c_str(), F_OK), 0);
+  EXPECT_NE(access((directory_ + "/state/half.new").c_str(), F_OK), 0);
+}
+
+TEST_F(ControlTest, HostileClientsLoseTheirSessionAndNothingElse) {
+  Client good = Connect();
+  ASSERT_EQ(good.CodeOf(Attach("a")), 0);
+  {
+    Client oversized = Connect();
+    oversized.SendBytes(std::string("\xff\xff\xff\x7f", 4));
+    EXPECT_FALSE(oversized.Receive().has_value());
+    EXPECT_TRUE(oversized.ended());
+  }
+  {
+    Client garbage = Connect();
+    std::string frame;
+    AppendFrame("\xff\xff\xff", &frame);
+    garbage.SendBytes(frame);
+    const auto response = garbage.Receive();
+    ASSERT_TRUE(response.has_value());
+    EXPECT_EQ(response->code(), Code(absl::StatusCode::kInvalidArgument));
+  }
+  {
+    Client cut = Connect();
+    cut.SendBytes(std::string("\x10\x00\x00\x00half", 8));
+  }
+  {
+    // Asks and asks and never reads.
+    Client deaf = Connect();
+    proto::Request request = Status("");
+    request.set_version(kControlVersion);
+    std::string frame;
+    AppendFrame(request.SerializeAsString(), &frame);
+    int asked = 0;
+    while (asked < 1'000'000 && deaf.TrySendBytes(frame)) {
+      daemon_->loop->Turn(/*wait=*/false);
+      if (++asked % 1000 == 0) {
+        ASSERT_EQ(good.CodeOf(Status("a")), 0);
+      }
+    }
+    EXPECT_LT(asked, 1'000'000) << "its answers pile up without a bound";
+  }
+  EXPECT_EQ(good.CodeOf(Status("a")), 0);
+}
+
+TEST_F(ControlTest, MoreClientsThanSessions) {
+  std::vector<std::unique_ptr<Client>> clients;
+  for (size_t i = 0; i < Server::kSessionsMax + 2; ++i) {
+    clients.push_back(std::make_unique<Client>(directory_ + "/control",
+                                               daemon_->loop.get()));
+    daemon_->loop->Turn(/*wait=*/false);
+  }
+  EXPECT_EQ(clients[0]->CodeOf(Status("")), 0);
+  EXPECT_FALSE(clients.back()->Receive().has_value());
+  EXPECT_TRUE(clients.back()->ended());
+  clients.erase(clients.begin(), clients.begin() + 4);
+  for (int i = 0; i < 5; ++i) daemon_->loop->Turn(/*wait=*/false);
+  Client late = Connect();
+  EXPECT_EQ(late.CodeOf(Status("")), 0);
+}
+
+TEST_F(ControlTest, OneDaemonPerSocket) {
+  auto loop = EpollLoop::Create();
+  auto second =
+      Server::Listen(directory_ + "/control", daemon_->service.get(), loop.get());
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAborted);
+  struct stat info = {};
+  ASSERT_EQ(stat((directory_ + "/control").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+}
+
+}  // namespace
+}  // namespace dmu

@@ -1,0 +1,155 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# demo-guest.sh - the demo's main job, on the machine that has the module:
+#   demo-guest.sh update BASE COW DIR    serve, compare, merge, kill, compare
+#   demo-guest.sh compare BASE DIR       after a reboot: base against new image
+#
+# BASE and COW are block devices. DIR holds new.manifest (update) or the new
+# image as new.img (compare); results go to DIR/result as "key value" lines.
+set -euo pipefail
+
+readonly NAME=demo
+readonly MOUNT=/run/dm-user-demo
+CONTROL_DIR=/run/dm-user
+DAEMON_PID=
+DIR=
+
+die() {
+  echo "demo: $*" >&2
+  exit 1
+}
+
+# Milliseconds since boot: the same clock for all.
+now_ms() {
+  local up _
+  read -r up _ </proc/uptime
+  echo $((10#${up/./} * 10))
+}
+
+result() {
+  echo "$1 $2" >>"$DIR/result"
+}
+
+start_daemon() {
+  rm -f /run/dmuserd.ready
+  mkfifo /run/dmuserd.ready
+  dmuserd --control "$CONTROL_DIR/control" --ready-fd 3 \
+    3>/run/dmuserd.ready 2>>/run/dmuserd.log &
+  DAEMON_PID=$!
+  # End of file without a line: it ended before it was ready.
+  read -r </run/dmuserd.ready || die "dmuserd ended: $(cat /run/dmuserd.log)"
+}
+
+# The value of a number in `dmuserctl status --json`.
+status_number() {
+  dmuserctl status --json | sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" | head -1
+}
+
+# Every file of the mounted tree against the manifest, from the device and not
+# from the page cache.
+compare_files() {
+  echo 1 >/proc/sys/vm/drop_caches
+  grep -v '^link ' "$DIR/new.manifest" >/run/manifest.files
+  grep '^link ' "$DIR/new.manifest" >/run/manifest.links || true
+  # Each step by itself: callers test the result, which turns set -e off.
+  (
+    cd "$MOUNT" || exit 1
+    sha256sum --quiet --strict -c /run/manifest.files || exit 1
+    find . -type l -printf 'link %p -> %l\n' | LC_ALL=C sort |
+      cmp - /run/manifest.links || exit 1
+    found=$(find . -type f -not -path './lost+found/*' | wc -l)
+    listed=$(wc -l </run/manifest.files)
+    [ "$found" -eq "$listed" ] || die "$found files, the new tree has $listed"
+  )
+}
+
+# Goes over all files again and again until the merge is done, then once more.
+read_until_merged() {
+  local rounds=0
+  while :; do
+    local last=0
+    [ -e /run/merged ] && last=1
+    compare_files || return 1
+    rounds=$((rounds + 1))
+    [ "$last" -eq 1 ] && break
+  done
+  echo "$rounds" >/run/reader.rounds
+}
+
+# Blocks until so many bytes are merged, by the daemon's own events.
+wait_merged_bytes() {
+  local want=$1 line bytes
+  while read -r line; do
+    bytes=${line##*\"merged_bytes\":}
+    bytes=${bytes%%[,\}]*}
+    [ "$bytes" -ge "$want" ] && return 0
+  done < <(dmuserctl status "$NAME" --watch --json)
+  die "the merge ended before it had written $want bytes"
+}
+
+update() {
+  local base=$1 cow=$2 start total
+  mkdir -p "$MOUNT" "$CONTROL_DIR"
+  start_daemon
+  result idle_kib $(($(status_number anonymous_bytes) / 1024))
+
+  start=$(now_ms)
+  dmuserctl map "$NAME" --cow "$cow" --base "$base" >/dev/null
+  result map_ms $(($(now_ms) - start))
+  mount -t ext4 -o ro "/dev/mapper/$NAME" "$MOUNT"
+  start=$(now_ms)
+  compare_files
+  result compare_ms $(($(now_ms) - start))
+  result compare_bytes "$(du -sb --apparent-size "$MOUNT" | cut -f1)"
+  result serving_kib $(($(status_number anonymous_bytes) / 1024))
+  echo "every file reads as in the new tree"
+
+  rm -f /run/merged
+  read_until_merged &
+  local reader=$!
+  start=$(now_ms)
+  dmuserctl merge "$NAME"
+  total=$(status_number total_bytes)
+  wait_merged_bytes $((total / 3))
+  kill -9 "$DAEMON_PID"
+  wait "$DAEMON_PID" 2>/dev/null || true
+  echo "killed the daemon in the middle of the merge; starting it again"
+  start_daemon
+  result merging_kib $(($(status_number anonymous_bytes) / 1024))
+  dmuserctl merge "$NAME" --wait
+  result merge_ms $(($(now_ms) - start))
+  result merge_bytes "$total"
+  touch /run/merged
+  wait "$reader" || die "a file read wrong while the merge went on"
+  result reader_rounds "$(cat /run/reader.rounds)"
+  echo "merged; the reader saw the new tree all the while"
+
+  local errors
+  errors=$(status_number errors)
+  [ "$errors" -eq 0 ] || die "$errors requests failed"
+  umount "$MOUNT"
+  dmuserctl unmap "$NAME"
+  kill "$DAEMON_PID"
+  wait "$DAEMON_PID"
+  sync
+}
+
+compare() {
+  cmp "$1" "$DIR/new.img" || die "the merged base differs from the new image"
+  echo "the base is the new image, bit by bit"
+}
+
+verb=${1-}
+shift
+case $verb in
+  update)
+    DIR=$3
+    update "$1" "$2"
+    ;;
+  compare)
+    DIR=$2
+    compare "$1"
+    ;;
+  *) die "usage: demo-guest.sh update BASE COW DIR | compare BASE DIR" ;;
+esac
