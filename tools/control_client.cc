@@ -14,9 +14,10 @@ namespace dmu::tools {
 namespace {
 
 absl::Status NoDaemon(const std::string& path, const std::string& why) {
-  return absl::DeadlineExceededError(absl::StrCat(
-      "no daemon answers at ", path, " (", why, "); start dmuserd, or name its "
-      "socket with --control"));
+  return absl::DeadlineExceededError(
+      absl::StrCat("no daemon answers at ", path, " (", why,
+                   "); start dmuserd, or name its "
+                   "socket with --control"));
 }
 
 }  // namespace
@@ -25,9 +26,9 @@ absl::StatusOr<ControlClient> ControlClient::Connect(const std::string& path) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, ": a socket path has at most ", sizeof(address.sun_path) - 1,
-        " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": a socket path has at most ",
+                     sizeof(address.sun_path) - 1, " bytes"));
   }
   memcpy(address.sun_path, path.data(), path.size());
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -48,8 +49,8 @@ absl::Status ControlClient::ReadAll(void* to, size_t bytes) {
     const ssize_t got = read(fd_.get(), at, bytes);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) {
-      return NoDaemon(path_, got == 0 ? "it closed the connection"
-                                      : strerror(errno));
+      return NoDaemon(path_,
+                      got == 0 ? "it closed the connection" : strerror(errno));
     }
     at += got;
     bytes -= static_cast<size_t>(got);
@@ -64,8 +65,8 @@ absl::StatusOr<proto::Response> ControlClient::Call(proto::Request request) {
   AppendFrame(request.SerializeAsString(), &out);
   size_t done = 0;
   while (done < out.size()) {
-    const ssize_t put = send(fd_.get(), out.data() + done, out.size() - done,
-                             MSG_NOSIGNAL);
+    const ssize_t put =
+        send(fd_.get(), out.data() + done, out.size() - done, MSG_NOSIGNAL);
     if (put < 0 && errno == EINTR) continue;
     if (put <= 0) return NoDaemon(path_, strerror(errno));
     done += static_cast<size_t>(put);

@@ -124,8 +124,8 @@ absl::Status CheckNotAnInput(const std::string& output, const File& old_file,
 
 absl::StatusOr<DiffPlan> Plan(const File& old_file, const File& new_file,
                               const CreateOptions& options) {
-  ProgressBar bar("comparing  ", old_file.size_bytes() + new_file.size_bytes(),
-                  options.progress);
+  ProgressBar bar("comparing  ", options.progress,
+                  old_file.size_bytes() + new_file.size_bytes());
   return PlanDiff(ImageOf(old_file), ImageOf(new_file), options.threads,
                   [&bar](uint64_t bytes) { bar.Add(bytes); });
 }
@@ -157,8 +157,8 @@ absl::StatusOr<CreateSummary> CreateCow(const CreateOptions& options) {
       cow::Writer::Create(&sink, writer_options);
   if (!writer.ok()) return writer.status();
   {
-    ProgressBar bar("compressing", plan->replace_blocks * kBlockBytes,
-                    options.progress);
+    ProgressBar bar("compressing", options.progress,
+                    plan->replace_blocks * kBlockBytes);
     const DiffImage image = ImageOf(*new_file);
     UnitPipeline pipeline(image, plan->rest, options.compression,
                           options.max_unit_bytes, options.threads);

@@ -25,7 +25,7 @@ absl::Status WriteTarget(TargetReader* reader, const File& output,
   if (ftruncate(output.fd(), static_cast<off_t>(bytes)) != 0) {
     return ErrnoStatus(errno, absl::StrCat("size ", output.path()));
   }
-  ProgressBar bar("extracting", bytes, progress);
+  ProgressBar bar("extracting", progress, bytes);
   for (uint64_t offset = 0; offset < bytes;) {
     absl::StatusOr<TargetReader::Piece> piece =
         reader->ReadPiece(static_cast<uint32_t>(offset / kBlockBytes));

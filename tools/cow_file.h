@@ -5,6 +5,7 @@
 #define TOOLS_COW_FILE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -29,6 +30,12 @@ absl::StatusOr<CowFile> OpenCowFile(const std::string& path);
 
 // Op `number` of the table, below the file's op count.
 absl::StatusOr<cow::Op> ReadOp(const CowFile& cow, uint32_t number);
+
+// Calls visit(number, op) for every op of the table, in order; stops at the
+// first error it returns.
+absl::Status ForEachOp(
+    const CowFile& cow,
+    const std::function<absl::Status(uint32_t, const cow::Op&)>& visit);
 
 }  // namespace dmu::tools
 

@@ -75,9 +75,9 @@ int RunSynced(dm_task* task) {
 absl::Status LoadTable(const UserDevice& device) {
   TaskPtr task = MakeTask(DM_DEVICE_CREATE, device.name);
   if (task == nullptr) return NoMemory();
-  std::string features = absl::StrCat("orphan_ms ", device.orphan_ms,
-                                      " new_ms ", device.orphan_ms,
-                                      " max_io ", device.max_io_sectors);
+  std::string features =
+      absl::StrCat("orphan_ms ", device.orphan_ms, " new_ms ", device.orphan_ms,
+                   " max_io ", device.max_io_sectors);
   int count = 6;
   if (device.read_only) {
     absl::StrAppend(&features, " read_only");
@@ -98,8 +98,10 @@ absl::Status LoadTable(const UserDevice& device) {
   }
   const int error = RunSynced(task.get());
   if (error != 0) {
-    return Failed(absl::StrCat(device.name, ": cannot create the device "
-                               "(table '", parameters, "')"),
+    return Failed(absl::StrCat(device.name,
+                               ": cannot create the device "
+                               "(table '",
+                               parameters, "')"),
                   error);
   }
   return absl::OkStatus();
@@ -135,8 +137,9 @@ absl::Status CreateUserDevice(const UserDevice& device) {
   TaskPtr probe = MakeTask(DM_DEVICE_INFO, device.name);
   if (probe != nullptr && dm_task_run(probe.get()) != 0 &&
       dm_task_get_info(probe.get(), &info) != 0 && info.exists != 0) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        device.name, ": there is a device-mapper device of that name already; "
+    return absl::AlreadyExistsError(
+        absl::StrCat(device.name,
+                     ": there is a device-mapper device of that name already; "
                      "choose another name, or unmap it first"));
   }
   return LoadTable(device);
@@ -157,9 +160,9 @@ absl::StatusOr<std::string> UserDeviceStatus(const std::string& name) {
   char* parameters = nullptr;
   dm_get_next_target(task.get(), nullptr, &start, &length, &type, &parameters);
   if (type == nullptr || strcmp(type, kTarget) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        name, ": is a device-mapper device of another kind (",
-        type != nullptr ? type : "without a table", ")"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": is a device-mapper device of another kind (",
+                     type != nullptr ? type : "without a table", ")"));
   }
   return std::string(parameters != nullptr ? parameters : "");
 }
@@ -173,8 +176,9 @@ absl::Status RemoveUserDevice(const std::string& name) {
   if (error == 0) return absl::OkStatus();
   if (error == EBUSY) {
     return absl::AbortedError(absl::StrCat(
-        name, ": is in use (mounted or held by another device); unmount it "
-              "first"));
+        name,
+        ": is in use (mounted or held by another device); unmount it "
+        "first"));
   }
   return Failed(absl::StrCat(name, ": cannot remove the device"), error);
 }

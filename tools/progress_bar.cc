@@ -31,6 +31,12 @@ unsigned TerminalColumns() {
   return size.ws_col;
 }
 
+bool TerminalIsThere() {
+  const char* term = getenv("TERM");
+  return isatty(STDERR_FILENO) == 1 &&
+         (term == nullptr || std::string(term) != "dumb");
+}
+
 }  // namespace
 
 std::string FormatBytes(uint64_t bytes) {
@@ -46,8 +52,9 @@ std::string FormatBytes(uint64_t bytes) {
   return absl::StrFormat("%.1f %s", value, kUnits[unit]);
 }
 
-std::string FormatProgress(const std::string& label, uint64_t done,
-                           uint64_t total, double elapsed_s, unsigned columns) {
+std::string FormatProgress(const std::string& label, uint64_t begun,
+                           uint64_t done, uint64_t total, double elapsed_s,
+                           unsigned columns) {
   done = std::min(done, total);
   const double part =
       total == 0 ? 1.0 : static_cast<double>(done) / static_cast<double>(total);
@@ -56,8 +63,8 @@ std::string FormatProgress(const std::string& label, uint64_t done,
       absl::StrFormat("%s [%s%s] %3d%%  %s", label, std::string(filled, '#'),
                       std::string(kBarColumns - filled, '.'),
                       static_cast<int>(part * 100), FormatBytes(done));
-  if (elapsed_s >= kRateAfterSeconds && done != 0) {
-    const double rate = static_cast<double>(done) / elapsed_s;
+  if (elapsed_s >= kRateAfterSeconds && done > begun) {
+    const double rate = static_cast<double>(done - begun) / elapsed_s;
     const auto eta_s =
         static_cast<uint64_t>(static_cast<double>(total - done) / rate + 0.5);
     absl::StrAppendFormat(&line, "  %s/s  %d:%02d left",
@@ -69,20 +76,17 @@ std::string FormatProgress(const std::string& label, uint64_t done,
   return line;
 }
 
-bool ProgressBar::TerminalIsThere() {
-  const char* term = getenv("TERM");
-  return isatty(STDERR_FILENO) == 1 &&
-         (term == nullptr || std::string(term) != "dumb");
-}
-
-ProgressBar::ProgressBar(std::string label, uint64_t total_bytes, bool enabled)
+ProgressBar::ProgressBar(std::string label, bool enabled, uint64_t total_bytes)
     : label_(std::move(label)),
-      total_bytes_(total_bytes),
-      enabled_(enabled),
-      start_(std::chrono::steady_clock::now()) {}
+      enabled_(enabled && TerminalIsThere()),
+      start_(std::chrono::steady_clock::now()),
+      total_bytes_(total_bytes) {}
 
-ProgressBar::~ProgressBar() {
+ProgressBar::~ProgressBar() { Finish(); }
+
+void ProgressBar::Finish() {
   if (enabled_) std::fputs("\r\033[K", stderr);
+  enabled_ = false;
 }
 
 void ProgressBar::Add(uint64_t bytes) {
@@ -90,7 +94,10 @@ void ProgressBar::Add(uint64_t bytes) {
   DrawIfDue();
 }
 
-void ProgressBar::Set(uint64_t done_bytes) {
+void ProgressBar::Update(uint64_t done_bytes, uint64_t total_bytes) {
+  if (!updated_) first_done_bytes_ = done_bytes;
+  updated_ = true;
+  total_bytes_.store(total_bytes, std::memory_order_relaxed);
   done_bytes_.store(done_bytes, std::memory_order_relaxed);
   DrawIfDue();
 }
@@ -108,9 +115,10 @@ void ProgressBar::DrawIfDue() {
   }
   const std::string line = absl::StrCat(
       "\r",
-      FormatProgress(label_, done_bytes_.load(std::memory_order_relaxed),
-                     total_bytes_, static_cast<double>(now_ms) / 1000,
-                     TerminalColumns()),
+      FormatProgress(label_, first_done_bytes_,
+                     done_bytes_.load(std::memory_order_relaxed),
+                     total_bytes_.load(std::memory_order_relaxed),
+                     static_cast<double>(now_ms) / 1000, TerminalColumns()),
       "\033[K");
   std::fputs(line.c_str(), stderr);
 }

@@ -6,7 +6,6 @@
 
 #include <bit>
 
-#include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
 
@@ -39,7 +38,7 @@ absl::StatusOr<std::unique_ptr<Writer>> Writer::Create(
       options.op_count_max + (options.extension ? kExtensionOps : 0);
   header.compression = options.compression;
   header.max_unit_bytes = options.max_unit_bytes;
-  auto writer = absl::WrapUnique(new Writer(sink, options, header));
+  std::unique_ptr<Writer> writer(new Writer(sink, options, header));
   if (absl::Status status = writer->Begin(); !status.ok()) return status;
   return writer;
 }

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// cow_verbs.cc - create and extract: flags in, summary out. Also the flags that
+// verbs of several files share.
+#include "tools/dmuserctl/cow_verbs.h"
+
+#include <cstdio>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "tools/cow_create.h"
+#include "tools/cow_extract.h"
+#include "tools/file_io.h"
+#include "tools/parallel.h"
+#include "tools/progress_bar.h"
+
+ABSL_FLAG(std::string, o, "", "output file");
+ABSL_FLAG(std::string, base, "", "base image: file or block device");
+ABSL_FLAG(bool, force, false, "replace the output file if it exists");
+ABSL_FLAG(bool, quiet, false, "print nothing but errors, draw no progress bar");
+ABSL_FLAG(std::string, compression, "zstd",
+          "none, gz[,1-9], lz4 or zstd[,LEVEL]");
+ABSL_FLAG(uint32_t, unit, 64,
+          "KiB that are compressed together, a power of two from 4 to 256; "
+          "larger is smaller on disk and slower to read in small pieces");
+
+namespace dmu::tools {
+namespace {
+
+absl::Status NeedOutput() {
+  if (!absl::GetFlag(FLAGS_o).empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("no output file: add -o FILE");
+}
+
+void PrintShare(const char* what, uint64_t blocks, uint64_t all_blocks) {
+  std::printf(
+      "  %-9s %10llu blocks  %5.1f %%\n", what,
+      static_cast<unsigned long long>(blocks),
+      100.0 * static_cast<double>(blocks) / static_cast<double>(all_blocks));
+}
+
+void PrintSummary(const std::string& path, const CreateSummary& summary) {
+  const uint64_t blocks = summary.new_bytes / kBlockBytes;
+  std::printf("%s: %s, %.1f %% of the new image\n", path.c_str(),
+              FormatBytes(summary.cow_bytes).c_str(),
+              100.0 * static_cast<double>(summary.cow_bytes) /
+                  static_cast<double>(summary.new_bytes));
+  PrintShare("unchanged", summary.same_blocks, blocks);
+  PrintShare("copied", summary.copy_blocks, blocks);
+  PrintShare("zero", summary.zero_blocks, blocks);
+  PrintShare("replaced", summary.replace_blocks, blocks);
+}
+
+}  // namespace
+
+absl::Status CowCreate(const std::vector<std::string>& arguments) {
+  if (arguments.size() != 2) {
+    return absl::InvalidArgumentError(
+        "cow create needs two images: the old one and the new one");
+  }
+  if (absl::Status status = NeedOutput(); !status.ok()) return status;
+  const absl::StatusOr<cow::CompressionSpec> compression =
+      cow::ParseCompression(absl::GetFlag(FLAGS_compression));
+  if (!compression.ok()) return compression.status();
+  const uint32_t unit_kib = absl::GetFlag(FLAGS_unit);
+  if (unit_kib < 4 || unit_kib > 256 || (unit_kib & (unit_kib - 1)) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--unit ", unit_kib, ": expected 4, 8, 16, 32, 64, 128 or 256 KiB"));
+  }
+  CreateOptions options;
+  options.old_path = arguments[0];
+  options.new_path = arguments[1];
+  options.output_path = absl::GetFlag(FLAGS_o);
+  options.compression = *compression;
+  options.max_unit_bytes = unit_kib * 1024;
+  options.force = absl::GetFlag(FLAGS_force);
+  options.progress = !absl::GetFlag(FLAGS_quiet);
+  options.threads = DefaultThreads();
+  RemoveTemporariesOnSignal();
+  const absl::StatusOr<CreateSummary> summary = CreateCow(options);
+  if (!summary.ok()) return summary.status();
+  if (!absl::GetFlag(FLAGS_quiet)) PrintSummary(options.output_path, *summary);
+  return absl::OkStatus();
+}
+
+absl::Status CowExtract(const std::vector<std::string>& arguments) {
+  if (arguments.size() != 1) {
+    return absl::InvalidArgumentError("cow extract needs one COW file");
+  }
+  if (absl::GetFlag(FLAGS_base).empty()) {
+    return absl::InvalidArgumentError(
+        "no base: add --base IMG, the image the COW file was made from");
+  }
+  if (absl::Status status = NeedOutput(); !status.ok()) return status;
+  ExtractOptions options;
+  options.cow_path = arguments[0];
+  options.base_path = absl::GetFlag(FLAGS_base);
+  options.output_path = absl::GetFlag(FLAGS_o);
+  options.force = absl::GetFlag(FLAGS_force);
+  options.progress = !absl::GetFlag(FLAGS_quiet);
+  RemoveTemporariesOnSignal();
+  const absl::StatusOr<uint64_t> bytes = ExtractTarget(options);
+  if (!bytes.ok()) return bytes.status();
+  if (!absl::GetFlag(FLAGS_quiet)) {
+    std::printf("%s: %s\n", options.output_path.c_str(),
+                FormatBytes(*bytes).c_str());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace dmu::tools

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// cow_verbs.h - the verbs that only need files: cow create, inspect, extract.
+//
+// Each takes the words behind the verb and prints its result; an error comes
+// back as a status, for main.cc to print and to turn into an exit code.
+#ifndef TOOLS_DMUSERCTL_COW_VERBS_H_
+#define TOOLS_DMUSERCTL_COW_VERBS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace dmu::tools {
+
+absl::Status CowCreate(const std::vector<std::string>& arguments);
+absl::Status CowInspect(const std::vector<std::string>& arguments);
+absl::Status CowExtract(const std::vector<std::string>& arguments);
+
+}  // namespace dmu::tools
+
+#endif  // TOOLS_DMUSERCTL_COW_VERBS_H_

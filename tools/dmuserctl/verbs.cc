@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// verbs.cc - the table, and the help that is made from it.
+#include "tools/dmuserctl/verbs.h"
+
+#include "absl/flags/reflection.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "tools/dmuserctl/cow_verbs.h"
+#include "tools/dmuserctl/device_verbs.h"
+
+namespace dmu::tools {
+namespace {
+
+constexpr Verb kVerbs[] = {
+    {"cow create", "OLD NEW -o FILE.cow",
+     "make a COW file that turns the image OLD into NEW",
+     "OLD and NEW are files or block devices, of any two sizes that are\n"
+     "multiples of 4096 bytes; neither is changed. Blocks that stand "
+     "elsewhere\n"
+     "in OLD are copied, zero blocks are named, the rest is compressed in\n"
+     "units. FILE.cow appears when it is complete, or not at all.\n",
+     "o compression unit force quiet", CowCreate},
+    {"cow inspect", "FILE.cow",
+     "say what a COW file holds and how far its "
+     "merge is",
+     "", "json ops", CowInspect},
+    {"cow extract", "FILE.cow --base IMG -o OUT.img", "write the target image",
+     "The base may be untouched, or in any state of the merge that FILE.cow\n"
+     "records. Neither is changed.\n",
+     "base o force quiet", CowExtract},
+    {"map", "NAME (--cow FILE.cow --base DEV | --file FILE | --null BYTES)",
+     "make /dev/mapper/NAME, served by dmuserd",
+     "With --cow the device reads as the target image, and is read-only.\n",
+     "cow base file null read_only orphan_timeout control quiet", Map},
+    {"merge", "NAME", "write the target image into the base of a mapped COW",
+     "The device can be read all the while. A merge that was interrupted, by\n"
+     "whatever, goes on where it was when it is started again.\n",
+     "wait pause control quiet", Merge},
+    {"status", "[NAME]", "what the daemon serves, and how far merges are", "",
+     "json watch control", Status},
+    {"unmap", "NAME", "remove /dev/mapper/NAME", "", "control", Unmap},
+    {"list", "", "devices of the kernel's target, with or without a daemon", "",
+     "json control", List},
+};
+
+std::vector<std::string> FlagNames(const Verb& verb) {
+  return absl::StrSplit(verb.flags, ' ', absl::SkipEmpty());
+}
+
+bool TakesFlag(const Verb& verb, const std::string& name) {
+  for (const std::string& known : FlagNames(verb)) {
+    if (known == name) return true;
+  }
+  return false;
+}
+
+std::string Dashed(const std::string& flag) {
+  return absl::StrCat(flag.size() == 1 ? "-" : "--", flag);
+}
+
+}  // namespace
+
+absl::Span<const Verb> Verbs() { return kVerbs; }
+
+const Verb* FindVerb(const std::vector<std::string>& words, size_t* used) {
+  for (const Verb& verb : kVerbs) {
+    const std::vector<std::string> name = absl::StrSplit(verb.name, ' ');
+    if (words.size() < name.size() ||
+        !std::equal(name.begin(), name.end(), words.begin())) {
+      continue;
+    }
+    *used = name.size();
+    return &verb;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<std::vector<std::string>> ParseFlags(
+    const Verb& verb, const std::vector<std::string>& words) {
+  std::vector<std::string> arguments;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    if (word == "--") {
+      arguments.insert(arguments.end(), words.begin() + i + 1, words.end());
+      break;
+    }
+    if (word.size() < 2 || word[0] != '-') {
+      arguments.push_back(word);
+      continue;
+    }
+    const size_t begin = word[1] == '-' ? 2 : 1;
+    const size_t equals = word.find('=');
+    std::string name = word.substr(begin, equals - begin);
+    for (char& c : name) c = c == '-' ? '_' : c;
+    if (equals == std::string::npos) name = word.substr(begin);
+    for (char& c : name) c = c == '-' ? '_' : c;
+    absl::CommandLineFlag* flag =
+        TakesFlag(verb, name) ? absl::FindCommandLineFlag(name) : nullptr;
+    if (flag == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("\"", verb.name, "\" takes no flag ", word));
+    }
+    std::string value = "true";
+    if (equals != std::string::npos) {
+      value = word.substr(equals + 1);
+    } else if (!flag->IsOfType<bool>()) {
+      if (++i == words.size()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the flag ", word, " needs a value"));
+      }
+      value = words[i];
+    }
+    std::string error;
+    if (!flag->ParseFrom(value, &error)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "\"", value, "\" is no value for ", Dashed(name), ": ", error));
+    }
+  }
+  return arguments;
+}
+
+std::string VerbHelp(const Verb& verb) {
+  std::string text =
+      absl::StrFormat("usage: dmuserctl %s%s%s [FLAGS]\n\n%s\n", verb.name,
+                      *verb.arguments ? " " : "", verb.arguments, verb.summary);
+  if (*verb.details != '\0') absl::StrAppend(&text, "\n", verb.details);
+  absl::StrAppend(&text, "\nFlags:\n");
+  for (const std::string& name : FlagNames(verb)) {
+    const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
+    if (flag == nullptr) continue;
+    std::string value;
+    if (!flag->IsOfType<bool>()) {
+      const std::string preset = flag->DefaultValue();
+      value = preset.empty() ? " VALUE" : absl::StrCat(" (", preset, ")");
+    }
+    absl::StrAppend(&text, "  ", Dashed(name), value, "\n      ", flag->Help(),
+                    "\n");
+  }
+  return text;
+}
+
+std::string GeneralHelp() {
+  std::string text =
+      "usage: dmuserctl VERB [ARGUMENTS] [FLAGS]\n\n"
+      "Block devices from user space, and system images from COW files.\n\n";
+  for (const Verb& verb : kVerbs) {
+    absl::StrAppendFormat(&text, "  %-12s %s\n", verb.name, verb.summary);
+  }
+  absl::StrAppend(
+      &text,
+      "\n\"dmuserctl help VERB\" says more about a verb.\n\n"
+      "Exit codes: 0 done, 1 failure, 2 usage, 3 corrupt COW file, 4 wrong "
+      "base,\n5 busy, 6 no kernel support, 7 I/O error, 8 no permission, 9 not "
+      "found,\n10 no daemon, 11 already exists, 12 format not supported.\n");
+  return text;
+}
+
+}  // namespace dmu::tools
