@@ -4,8 +4,6 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include <optional>
-
 #include "absl/flags/declare.h"
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
@@ -152,19 +150,15 @@ absl::Status MergeResult(const proto::DeviceStatus& device) {
 absl::Status WaitForMerge(ControlClient* client, const std::string& name) {
   proto::Request request;
   request.mutable_watch()->set_name(name);
-  std::optional<ProgressBar> bar;
+  ProgressBar bar("merging", /*enabled=*/!absl::GetFlag(FLAGS_quiet));
   auto response = client->Call(request);
   for (;; response = client->Next()) {
     if (!response.ok()) return response.status();
     if (response->devices_size() == 0) continue;
     const proto::DeviceStatus& device = response->devices(0);
-    if (!bar.has_value()) {
-      bar.emplace("merging", device.merge().total_bytes(),
-                  !absl::GetFlag(FLAGS_quiet) && ProgressBar::TerminalIsThere());
-    }
-    bar->Set(device.merge().merged_bytes());
+    bar.Update(device.merge().merged_bytes(), device.merge().total_bytes());
     if (response->more()) continue;
-    bar.reset();
+    bar.Finish();
     return MergeResult(device);
   }
 }
