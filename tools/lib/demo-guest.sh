@@ -3,10 +3,10 @@
 #
 # demo-guest.sh - the demo's main job, on the machine that has the module:
 #   demo-guest.sh update BASE COW DIR    serve, compare, merge, kill, compare
-#   demo-guest.sh compare BASE DIR       after a reboot: base against new image
+#   demo-guest.sh compare BASE IMAGE     after a reboot: base against new image
 #
-# BASE and COW are block devices. DIR holds new.manifest (update) or the new
-# image as new.img (compare); results go to DIR/result as "key value" lines.
+# BASE and COW are block devices. DIR holds new.manifest; results go to
+# DIR/result as "key value" lines.
 set -euo pipefail
 
 readonly NAME=demo
@@ -136,7 +136,7 @@ update() {
 }
 
 compare() {
-  cmp "$1" "$DIR/new.img" || die "the merged base differs from the new image"
+  cmp "$1" "$2" || die "the merged base differs from the new image"
   echo "the base is the new image, bit by bit"
 }
 
@@ -148,8 +148,7 @@ case $verb in
     update "$1" "$2"
     ;;
   compare)
-    DIR=$2
-    compare "$1"
+    compare "$1" "$2"
     ;;
-  *) die "usage: demo-guest.sh update BASE COW DIR | compare BASE DIR" ;;
+  *) die "usage: demo-guest.sh update BASE COW DIR | compare BASE IMAGE" ;;
 esac

@@ -1,8 +1,8 @@
-# shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 #
 # demo-images.sh - two ext4 images of real file trees: a Debian 12 system part
-# before and after an upgrade. Sourced by tools/demo.
+# before and after an upgrade. Sourced by tools/demo, after common.sh and apt.sh.
 #
 # Old: packages of bookworm. New: the same from bookworm-backports, one package
 # removed, one added, one directory moved. Everything is cached; a second call
@@ -14,18 +14,20 @@ DEMO_SAME=(golang-1.19-src vim-runtime)
 DEMO_UPGRADED=(cmake cmake-data systemd udev qemu-utils linux-perf iproute2)
 DEMO_REMOVED=(meson)
 DEMO_ADDED=(bpftool)
-DEMO_IMAGE_MIB=320
+DEMO_IMAGE_MIB=384
 # Part of the cache key: raise when the recipe changes.
 DEMO_RECIPE=1
 
-# demo_unpack TREE SUITE PACKAGE... - downloads (once) and unpacks.
+# demo_unpack TREE SUITE PACKAGE... - downloads and unpacks.
 demo_unpack() {
-  local tree=$1 suite=$2 package deb
+  local tree=$1 suite=$2 debs deb
   shift 2
-  for package; do
-    deb=$(private_apt_download "$package/$suite")
+  debs=$(mktemp -d "$tree.debs.XXXXXX")
+  (cd "$debs" && apt-get -q download "${@/%//$suite}" >&2)
+  for deb in "$debs"/*.deb; do
     dpkg -x "$deb" "$tree"
   done
+  rm -rf "$debs"
 }
 
 # demo_image TREE IMAGE - a file system that depends on the tree alone.
@@ -59,6 +61,9 @@ demo_images() {
   mkdir -p "$dir"
   work=$(mktemp -d "$dir/work.XXXXXX")
   mkdir "$work/old" "$work/new"
+  say "fetching packages and making two images of $DEMO_IMAGE_MIB MiB (once)"
+  private_apt_init "$(cache_dir)/apt"
+  apt-get -q update >&2
   demo_unpack "$work/old" bookworm "${DEMO_SAME[@]}" "${DEMO_UPGRADED[@]}" \
     "${DEMO_REMOVED[@]}"
   demo_unpack "$work/new" bookworm "${DEMO_SAME[@]}"
