@@ -178,7 +178,7 @@ static void dmu_expire(struct dmu_control *ctl, struct dmu_request *req,
 /* Nobody came in time: all that waits fails, and what comes will. */
 static void dmu_fail_control(struct dmu_control *ctl, struct list_head *done)
 {
-	DMWARN("%s: no daemon in time, %u requests failed; more will fail until one comes",
+	DMWARN_LIMIT("%s: no daemon in time, %u requests failed; more will fail until one comes",
 	       ctl->name, ctl->nr_queued);
 	while (!list_empty(&ctl->queue))
 		dmu_expire(ctl, dmu_first(&ctl->queue), done);

@@ -268,7 +268,7 @@ static int dmu_message_option(struct dmu_target *t, char **argv)
 		__dmu_deadline_arm(t->ctl, true);
 	spin_unlock(&t->ctl->lock);
 	if (r < 0) {
-		DMWARN("%s: message %s %s: %s", t->ctl->name, argv[0], argv[1], error);
+		DMWARN_LIMIT("%s: message %s %s: %s", t->ctl->name, argv[0], argv[1], error);
 		return r;
 	}
 	return 0;
@@ -312,7 +312,7 @@ static int dmu_message(struct dm_target *ti, unsigned int argc, char **argv,
 			wake_up_interruptible_nr(&ctl->wait, requeued);
 		return 0;
 	}
-	DMWARN("%s: unknown message %s with %u arguments", ctl->name, argv[0],
+	DMWARN_LIMIT("%s: unknown message %s with %u arguments", ctl->name, argv[0],
 	       argc - 1);
 	return -EINVAL;
 }

@@ -34,20 +34,25 @@ int ControlFd() {
   return fd;
 }
 
-// Runs `call` with the device open in a new thread.
+// Runs `call` with the device open in a new thread. The thread is detached, so
+// that a test that fails with the I/O waiting can go on to remove the device,
+// which ends the I/O.
 template <typename Call>
 Io Start(const MappedDevice& device, int flags, Call call) {
-  return std::async(std::launch::async,
-                    [path = device.block_path(), flags, call] {
-                      const int fd = open(path.c_str(), flags | O_CLOEXEC);
-                      if (fd < 0) {
-                        return IoResult{-1, errno};
-                      }
-                      const int64_t result = call(fd);
-                      const int error = result < 0 ? errno : 0;
-                      close(fd);
-                      return IoResult{result, error};
-                    });
+  std::packaged_task<IoResult()> task(
+      [path = device.block_path(), flags, call] {
+        const int fd = open(path.c_str(), flags | O_CLOEXEC);
+        if (fd < 0) {
+          return IoResult{-1, errno};
+        }
+        const int64_t result = call(fd);
+        const int error = result < 0 ? errno : 0;
+        close(fd);
+        return IoResult{result, error};
+      });
+  Io io = task.get_future();
+  std::thread(std::move(task)).detach();
+  return io;
 }
 
 }  // namespace
