@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -421,6 +422,119 @@ TEST_F(Stream, ThreadsShareAFile) {
     thread.join();
   }
   EXPECT_EQ(size_t{kRequests}, seen.size());
+}
+
+// Memory whose pages are not there until Fill(): who touches it waits.
+class MissingMemory {
+ public:
+  explicit MissingMemory(size_t bytes)
+      : bytes_(bytes),
+        fd_(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC))),
+        memory_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
+    uffdio_api api = {};
+    api.api = UFFD_API;
+    uffdio_register range = {};
+    range.range = {reinterpret_cast<uintptr_t>(memory_), bytes_};
+    range.mode = UFFDIO_REGISTER_MODE_MISSING;
+    ok_ = fd_ >= 0 && memory_ != MAP_FAILED &&
+          ioctl(fd_, UFFDIO_API, &api) == 0 &&
+          ioctl(fd_, UFFDIO_REGISTER, &range) == 0;
+  }
+  ~MissingMemory() {
+    close(fd_);
+    munmap(memory_, bytes_);
+  }
+  bool ok() const { return ok_; }
+  uint8_t* data() { return static_cast<uint8_t*>(memory_); }
+  // Somebody waits for a page.
+  bool AwaitFault() {
+    pollfd p = {fd_, POLLIN, 0};
+    return poll(&p, 1, 10000) == 1;
+  }
+  void Fill(const std::vector<uint8_t>& from) {
+    uffdio_copy copy = {};
+    copy.dst = reinterpret_cast<uintptr_t>(memory_);
+    copy.src = reinterpret_cast<uintptr_t>(from.data());
+    copy.len = bytes_;
+    ioctl(fd_, UFFDIO_COPY, &copy);
+  }
+
+ private:
+  size_t bytes_;
+  int fd_;
+  void* memory_;
+  bool ok_;
+};
+
+// A daemon stuck in a page fault in the middle of a copy holds up nobody but
+// itself: the request can be taken from it.
+TEST_F(Stream, FaultThatTakesLongDoesNotHoldTheRequest) {
+  Channel channel("stream");
+  MissingMemory missing(4096);
+  ASSERT_TRUE(missing.ok());
+  Buffer in(4096), out(4096);
+  out.FillPattern(3);
+  Io read = StartRead(device_, 0, &in);
+  WireRequest request;
+  ASSERT_TRUE(channel.Next(&request));
+  Io write = StartWrite(device_, 4096, &out);
+  WireHeader header;
+  ASSERT_TRUE(channel.NextHeader(&header));
+  std::thread replier([&] {
+    WireHeader reply = {request.header.seq, 0, 0, 0, 0};
+    iovec parts[2] = {{&reply, sizeof(reply)}, {missing.data(), 4096}};
+    EXPECT_EQ(-1, writev(channel.fd(), parts, 2));
+    EXPECT_EQ(EINVAL, errno);
+  });
+  ASSERT_TRUE(missing.AwaitFault());
+  MissingMemory missing_too(4096);
+  std::thread reader(
+      [&] { EXPECT_EQ(-ECANCELED, channel.Read(missing_too.data(), 4096)); });
+  ASSERT_TRUE(missing_too.AwaitFault());
+
+  ASSERT_EQ(0, device_.Suspend(/*noflush=*/true));
+  EXPECT_EQ("2", device_.StatusField(kPushedBack));
+  missing.Fill(Pattern(4096, 0xbad));
+  missing_too.Fill(Pattern(4096, 0xbad));
+  replier.join();
+  reader.join();
+  ASSERT_EQ(0, device_.Resume());
+
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(channel.Next(&request));
+    const bool is_read = request.header.type == DM_USER_REQ_MAP_READ;
+    ASSERT_TRUE(
+        channel.Reply(request.header.seq,
+                      is_read ? Pattern(4096, 4) : std::vector<uint8_t>()));
+    if (!is_read) {
+      EXPECT_EQ(out.Copy(), request.payload);
+    }
+  }
+  EXPECT_EQ(4096, Await(&read).result);
+  EXPECT_EQ(4096, Await(&write).result);
+  EXPECT_EQ(Pattern(4096, 4), in.Copy());
+}
+
+// The same, but the daemon gets its page: nothing is lost.
+TEST_F(Stream, FaultThatEndsIsGoneOnWith) {
+  Channel channel("stream");
+  MissingMemory missing(8192);
+  ASSERT_TRUE(missing.ok());
+  Buffer in(8192);
+  Io read = StartRead(device_, 0, &in);
+  WireRequest request;
+  ASSERT_TRUE(channel.Next(&request));
+  std::thread replier([&] {
+    WireHeader reply = {request.header.seq, 0, 0, 0, 0};
+    iovec parts[2] = {{&reply, sizeof(reply)}, {missing.data(), 8192}};
+    EXPECT_EQ(8192 + kHeader, writev(channel.fd(), parts, 2));
+  });
+  ASSERT_TRUE(missing.AwaitFault());
+  missing.Fill(Pattern(8192, 5));
+  replier.join();
+  EXPECT_EQ(8192, Await(&read).result);
+  EXPECT_EQ(Pattern(8192, 5), in.Copy());
 }
 
 uint64_t VoluntarySwitches(pid_t tid) {
