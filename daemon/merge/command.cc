@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// command.cc - names of the commands, for transcripts.
+#include "daemon/merge/command.h"
+
+namespace dmu::merge {
+
+const char* CommandName(Command::Kind kind) {
+  switch (kind) {
+    case Command::Kind::kReadSector:
+      return "read-sector";
+    case Command::Kind::kReadOps:
+      return "read-ops";
+    case Command::Kind::kReadScratch:
+      return "read-scratch";
+    case Command::Kind::kReadSource:
+      return "read-source";
+    case Command::Kind::kLoadUnit:
+      return "load-unit";
+    case Command::Kind::kWriteScratch:
+      return "write-scratch";
+    case Command::Kind::kWriteState:
+      return "write-state";
+    case Command::Kind::kCommit:
+      return "commit";
+    case Command::Kind::kFlushCow:
+      return "flush-cow";
+    case Command::Kind::kWriteBase:
+      return "write-base";
+    case Command::Kind::kZeroBase:
+      return "zero-base";
+    case Command::Kind::kFlushBase:
+      return "flush-base";
+  }
+  return "?";
+}
+
+}  // namespace dmu::merge

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// command.h - what the merge engine asks its driver to do.
+//
+// The engine never sees a file: a command names which of the three it is for,
+// where, and the memory. The memory belongs to the engine's workspace or
+// staging and stays untouched by the engine until the command is done.
+#ifndef DAEMON_MERGE_COMMAND_H_
+#define DAEMON_MERGE_COMMAND_H_
+
+#include <cstdint>
+
+#include "daemon/base/types.h"
+#include "daemon/cow/format.h"
+
+namespace dmu::merge {
+
+struct Command {
+  enum class Kind : uint8_t {
+    kReadSector,    // COW -> memory: its first 512 bytes
+    kReadOps,       // COW -> memory: records of the op table
+    kReadScratch,   // COW -> memory: staged data of a window to be replayed
+    kReadSource,    // source -> memory
+    kLoadUnit,      // COW -> memory: `op`'s data, decoded (cow::DecodeUnit)
+    kWriteScratch,  // memory -> COW
+    kWriteState,    // memory -> COW: the first sector, state 2
+    kCommit,        // memory -> COW: the first sector, counter and state 1
+    kFlushCow,      // every COW write done before is durable
+    kWriteBase,     // memory -> base
+    kZeroBase,      // [offset, offset + length_bytes) of the base reads as 0
+    kFlushBase,     // every base write done before is durable
+  };
+
+  Kind kind = Kind::kReadSector;
+  uint32_t id = 0;            // for Engine::Done
+  uint64_t offset = 0;        // bytes; kLoadUnit: op.source. Flushes: unused
+  uint8_t* data = nullptr;    // kZeroBase, flushes: nullptr
+  uint32_t length_bytes = 0;  // of data; kLoadUnit: of the decoded unit
+  cow::Op op;                 // kLoadUnit only
+};
+
+// Longest kRead*, kWrite* or kZeroBase: what a turn of the driver's loop moves.
+inline constexpr uint32_t kCommandBytesMax = 256 * 1024;
+static_assert(kCommandBytesMax >= cow::kUnitBytesMax);
+
+// Commands that may be under way at the same time.
+inline constexpr uint32_t kCommandsMax = 8;
+
+const char* CommandName(Command::Kind kind);
+
+}  // namespace dmu::merge
+
+#endif  // DAEMON_MERGE_COMMAND_H_
