@@ -14,6 +14,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <fstream>
 #include <sstream>
@@ -24,6 +25,9 @@ namespace dmu {
 namespace {
 
 constexpr size_t kCommandBytes = 16384;
+
+// From then on no buffer is freed: an I/O may still use it.
+std::atomic<bool> g_io_hung{false};
 
 int ControlFd() {
   static const int fd = open("/dev/mapper/control", O_RDWR | O_CLOEXEC);
@@ -273,7 +277,11 @@ Buffer::Buffer(size_t bytes, uint8_t fill)
   memset(data_, fill, bytes_);
 }
 
-Buffer::~Buffer() { free(data_); }
+Buffer::~Buffer() {
+  if (!g_io_hung) {
+    free(data_);
+  }
+}
 
 void Buffer::FillPattern(uint32_t seed) {
   const std::vector<uint8_t> pattern = Pattern(bytes_, seed);
@@ -320,9 +328,9 @@ Io StartRangeIoctl(const MappedDevice& device, unsigned long request,
 }
 
 IoResult Await(Io* io) {
-  if (io->wait_for(std::chrono::seconds(30)) != std::future_status::ready) {
-    fprintf(stderr, "an I/O hangs: ending the test program\n");
-    _exit(60);
+  if (io->wait_for(std::chrono::seconds(15)) != std::future_status::ready) {
+    g_io_hung = true;
+    return {-1, ETIME};
   }
   return io->get();
 }

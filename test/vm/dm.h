@@ -133,8 +133,7 @@ Io StartFsync(const MappedDevice& device);
 Io StartRangeIoctl(const MappedDevice& device, unsigned long request,
                    uint64_t offset_bytes, uint64_t bytes);
 
-// The result once there is one. After 30 s the test program ends with a
-// message, since a thread that hangs in the kernel cannot be joined.
+// The result once there is one; after 15 s -1 and ETIME, which no I/O gives.
 IoResult Await(Io* io);
 bool IsReady(Io* io);
 
