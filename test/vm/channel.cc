@@ -90,37 +90,43 @@ ssize_t Channel::ReplyType(uint64_t seq, uint64_t type) {
   return Write(&header, sizeof(header));
 }
 
-bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes,
-              std::atomic<uint64_t>* flags_seen) {
-  std::vector<uint8_t> payload;
+bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes) {
+  constexpr size_t kInHandMax = 8;
+  std::vector<WireHeader> in_hand;
   for (;;) {
-    WireHeader h;
-    ssize_t n = channel->Read(&h, sizeof(h));
-    if (n == -ENOTBLK) {
-      return true;
-    }
-    if (n != sizeof(h) || h.sector * 512 + h.len > bytes) {
-      return false;
-    }
-    if (flags_seen != nullptr) {
-      *flags_seen |= h.flags;
-    }
-    uint8_t* at = disk + h.sector * 512;
-    payload.clear();
-    if (h.type == DM_USER_REQ_MAP_READ) {
-      payload.assign(at, at + h.len);
-    } else if (h.type == DM_USER_REQ_MAP_WRITE) {
+    in_hand.clear();
+    do {
+      WireHeader h;
+      ssize_t n = channel->Read(&h, sizeof(h));
+      if (n == -ENOTBLK) {
+        return true;
+      }
+      if (n != sizeof(h) || h.sector * 512 + h.len > bytes) {
+        return false;
+      }
+      in_hand.push_back(h);
+      if (h.type != DM_USER_REQ_MAP_WRITE) {
+        continue;
+      }
+      uint8_t* at = disk + h.sector * 512;
       for (size_t done = 0; done < h.len; done += static_cast<size_t>(n)) {
         n = channel->Read(at + done, h.len - done);
         if (n <= 0) {
           return n == -ENOTBLK;
         }
       }
-    } else {
-      memset(at, 0, h.len);
-    }
-    if (!channel->Reply(h.seq, payload)) {
-      return errno == ENOTBLK;
+    } while (in_hand.size() < kInHandMax && channel->Poll(0) == POLLIN);
+
+    for (; !in_hand.empty(); in_hand.pop_back()) {
+      const WireHeader& h = in_hand.back();
+      const uint8_t* at = disk + h.sector * 512;
+      std::vector<uint8_t> payload;
+      if (h.type == DM_USER_REQ_MAP_READ) {
+        payload.assign(at, at + h.len);
+      }
+      if (!channel->Reply(h.seq, payload)) {
+        return errno == ENOTBLK;
+      }
     }
   }
 }

@@ -90,11 +90,11 @@ class RamServer {
   std::thread thread_;
 };
 
-// Serves `disk` by blocking reads and synchronous copies until the target is
-// gone; the way a daemon written for Android's driver does. False if the
-// stream broke.
-bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes,
-              std::atomic<uint64_t>* flags_seen);
+// Serves reads and writes of `disk` by blocking reads and synchronous copies
+// until the target is gone. Takes a handful of requests before it answers them,
+// newest first, so that a kill finds some in its hands. False if the stream
+// broke.
+bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes);
 
 }  // namespace dmu
 

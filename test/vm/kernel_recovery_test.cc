@@ -501,7 +501,7 @@ TEST_F(Recovery, KilledDaemonsCostNothing) {
     if (pid == 0) {
       Channel channel("recovery");
       const bool good = channel.SetFlags(DM_USER_CHANNEL_FENCED) == 0 &&
-                        ServeRam(&channel, disk, kBytes, nullptr);
+                        ServeRam(&channel, disk, kBytes);
       _exit(good ? 0 : 1);
     }
     return pid;

@@ -38,7 +38,5 @@ int main(int argc, char** argv) {
     fprintf(stderr, "/dev/dm-user/%s: %m\n", argv[1]);
     return 1;
   }
-  return dmu::ServeRam(&channel, static_cast<uint8_t*>(disk), bytes, nullptr)
-             ? 0
-             : 1;
+  return dmu::ServeRam(&channel, static_cast<uint8_t*>(disk), bytes) ? 0 : 1;
 }
