@@ -179,7 +179,7 @@ static void dmu_expire(struct dmu_control *ctl, struct dmu_request *req,
 static void dmu_fail_control(struct dmu_control *ctl, struct list_head *done)
 {
 	DMWARN_LIMIT("%s: no daemon in time, %u requests failed; more will fail until one comes",
-	       ctl->name, ctl->nr_queued);
+		     ctl->name, ctl->nr_queued);
 	while (!list_empty(&ctl->queue))
 		dmu_expire(ctl, dmu_first(&ctl->queue), done);
 	__dmu_state_set(ctl, DM_USER_STATE_FAILED);

@@ -142,8 +142,7 @@ struct dmu_options {
  * @errors: requests that ended with an error, whoever decided it
  * @given_back: requests returned to the queue by a closing channel
  * @expired: requests failed by a deadline
- * @pushed_back: requests handed back to the device-mapper core by a noflush
- *	suspend
+ * @pushed_back: requests taken back from queue or server by a noflush suspend
  */
 struct dmu_stats {
 	u64 served;
@@ -352,6 +351,13 @@ int dmu_options_parse(struct dmu_options *opts, struct dm_arg_set *as,
 unsigned int dmu_options_show(const struct dmu_options *opts, char *result,
 			      unsigned int maxlen);
 
+/* wire.c: headers of requests */
+
+#define DMU_WIRE_NONE	U64_MAX
+
+u64 dmu_wire_type(struct bio *bio);
+void dmu_message_fill(struct dm_user_message *msg, struct dmu_request *req);
+
 /* request.c: from bio to completion */
 
 int dmu_request_map(struct dmu_target *t, struct bio *bio);
@@ -371,7 +377,6 @@ struct dmu_request *dmu_copy_begin(struct dmu_control *ctl,
 void dmu_copy_end(struct dmu_control *ctl, struct dmu_request *req);
 unsigned int __dmu_give_back(struct dmu_channel *chan, struct list_head *done);
 unsigned int __dmu_requeue_held(struct dmu_control *ctl);
-void dmu_message_fill(struct dm_user_message *msg, struct dmu_request *req);
 bool dmu_request_modifies(struct dmu_request *req);
 
 /* deadline.c: states of the server and what waits too long */

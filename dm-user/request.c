@@ -4,8 +4,8 @@
  * sequence numbers, delivery, the copies that may run, giving back, and ending
  * exactly once. DOC: Life of a request in dm-user.h has the states.
  *
- * Not here: what the messages look like in transfer (stream.c), and what has
- * waited too long (deadline.c).
+ * Not here: what a request looks like on the wire (wire.c), how it is transferred
+ * (stream.c), and what has waited too long (deadline.c).
  */
 #include <linux/list_sort.h>
 
@@ -31,78 +31,6 @@ bool dmu_request_modifies(struct dmu_request *req)
 	return op_is_write(bio_op(dmu_request_bio(req))) && dmu_request_bytes(req);
 }
 
-static u64 dmu_wire_type(struct bio *bio)
-{
-	switch (bio_op(bio)) {
-	case REQ_OP_READ:
-		return DM_USER_REQ_MAP_READ;
-	case REQ_OP_WRITE:
-		return DM_USER_REQ_MAP_WRITE;
-	case REQ_OP_FLUSH:
-		return DM_USER_REQ_MAP_FLUSH;
-	case REQ_OP_DISCARD:
-		return DM_USER_REQ_MAP_DISCARD;
-	case REQ_OP_SECURE_ERASE:
-		return DM_USER_REQ_MAP_SECURE_ERASE;
-	case REQ_OP_WRITE_ZEROES:
-		return DM_USER_REQ_MAP_WRITE_ZEROES;
-	default:
-		return U64_MAX;
-	}
-}
-
-/* Flags the wire does not know are hints, and dropped. */
-static u64 dmu_wire_flags(blk_opf_t opf)
-{
-	static const struct {
-		blk_opf_t opf;
-		u32 wire;
-	} map[] = {
-		{ REQ_FAILFAST_DEV, DM_USER_REQ_MAP_FLAG_FAILFAST_DEV },
-		{ REQ_FAILFAST_TRANSPORT, DM_USER_REQ_MAP_FLAG_FAILFAST_TRANSPORT },
-		{ REQ_FAILFAST_DRIVER, DM_USER_REQ_MAP_FLAG_FAILFAST_DRIVER },
-		{ REQ_SYNC, DM_USER_REQ_MAP_FLAG_SYNC },
-		{ REQ_META, DM_USER_REQ_MAP_FLAG_META },
-		{ REQ_PRIO, DM_USER_REQ_MAP_FLAG_PRIO },
-		{ REQ_NOMERGE, DM_USER_REQ_MAP_FLAG_NOMERGE },
-		{ REQ_IDLE, DM_USER_REQ_MAP_FLAG_IDLE },
-		{ REQ_INTEGRITY, DM_USER_REQ_MAP_FLAG_INTEGRITY },
-		{ REQ_FUA, DM_USER_REQ_MAP_FLAG_FUA },
-		{ REQ_PREFLUSH, DM_USER_REQ_MAP_FLAG_PREFLUSH },
-		{ REQ_RAHEAD, DM_USER_REQ_MAP_FLAG_RAHEAD },
-		{ REQ_BACKGROUND, DM_USER_REQ_MAP_FLAG_BACKGROUND },
-		{ REQ_NOWAIT, DM_USER_REQ_MAP_FLAG_NOWAIT },
-		{ REQ_CGROUP_PUNT, DM_USER_REQ_MAP_FLAG_CGROUP_PUNT },
-		{ REQ_NOUNMAP, DM_USER_REQ_MAP_FLAG_NOUNMAP },
-		{ REQ_POLLED, DM_USER_REQ_MAP_FLAG_HIPRI },
-		{ REQ_DRV, DM_USER_REQ_MAP_FLAG_DRV },
-		{ REQ_SWAP, DM_USER_REQ_MAP_FLAG_SWAP },
-	};
-	u64 wire = 0;
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(map); i++)
-		if (opf & map[i].opf)
-			wire |= map[i].wire;
-	return wire;
-}
-
-/**
- * dmu_message_fill() - Header of a request
- * @msg: filled in
- * @req: request, whose bio is still as it came
- */
-void dmu_message_fill(struct dm_user_message *msg, struct dmu_request *req)
-{
-	struct bio *bio = dmu_request_bio(req);
-
-	msg->seq = req->seq;
-	msg->type = dmu_wire_type(bio);
-	msg->flags = dmu_wire_flags(bio->bi_opf);
-	msg->sector = bio->bi_iter.bi_sector;
-	msg->len = bio->bi_iter.bi_size;
-}
-
 static int dmu_bio_end(struct bio *bio, blk_status_t status)
 {
 	bio->bi_status = status;
@@ -126,7 +54,7 @@ int dmu_request_map(struct dmu_target *t, struct bio *bio)
 	struct dmu_control *ctl = t->ctl;
 	int r = DM_MAPIO_SUBMITTED;
 
-	if (unlikely(dmu_wire_type(bio) == U64_MAX))
+	if (unlikely(dmu_wire_type(bio) == DMU_WIRE_NONE))
 		return dmu_bio_end(bio, BLK_STS_NOTSUPP);
 	/* Nothing to transfer and nothing to flush: there is nothing to ask. */
 	if (unlikely(!bio->bi_iter.bi_size && bio_op(bio) != REQ_OP_FLUSH &&
@@ -148,7 +76,7 @@ int dmu_request_map(struct dmu_target *t, struct bio *bio)
 	 * interrupted, and the undo hook has not come yet, queue as usual.
 	 */
 	if (unlikely(t->push_back && dm_noflush_suspending(t->ti))) {
-		ctl->stats.pushed_back++;
+		/* Not counted: the core may come with the same bio many times. */
 		r = DM_MAPIO_REQUEUE;
 	} else if (unlikely(ctl->state == DM_USER_STATE_FAILED)) {
 		ctl->stats.errors++;

@@ -312,8 +312,8 @@ static int dmu_message(struct dm_target *ti, unsigned int argc, char **argv,
 			wake_up_interruptible_nr(&ctl->wait, requeued);
 		return 0;
 	}
-	DMWARN_LIMIT("%s: unknown message %s with %u arguments", ctl->name, argv[0],
-	       argc - 1);
+	DMWARN_LIMIT("%s: unknown message %s with %u arguments", ctl->name,
+		     argv[0], argc - 1);
 	return -EINVAL;
 }
 
