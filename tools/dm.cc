@@ -109,11 +109,15 @@ absl::Status LoadTable(const UserDevice& device) {
 
 }  // namespace
 
+absl::Status CheckRoot() {
+  if (geteuid() == 0) return absl::OkStatus();
+  return absl::PermissionDeniedError(
+      "device-mapper devices need root; run the command with sudo");
+}
+
 absl::Status CheckKernelSupport() {
-  if (geteuid() != 0) {
-    return absl::PermissionDeniedError(
-        "device-mapper devices need root; run the command with sudo");
-  }
+  absl::Status root = CheckRoot();
+  if (!root.ok()) return root;
   TaskPtr task = MakeTask(DM_DEVICE_LIST_VERSIONS, "");
   if (task == nullptr || dm_task_run(task.get()) == 0) {
     return absl::UnavailableError(

@@ -29,8 +29,11 @@ struct UserDevice {
   bool discard = false;
 };
 
-// kPermissionDenied without root, kUnavailable when the kernel has no device
-// mapper or no target "user"; the sentence says which and what to do.
+// kPermissionDenied without root.
+absl::Status CheckRoot();
+
+// As CheckRoot, and kUnavailable when the kernel has no device mapper or no
+// target "user"; the sentence says which and what to do.
 absl::Status CheckKernelSupport();
 
 // Makes /dev/mapper/NAME; its requests wait for a daemon. kAlreadyExists when

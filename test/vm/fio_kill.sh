@@ -12,8 +12,8 @@ modprobe brd rd_nr=1 rd_size=$((SIZE_MIB * 1024))
 start_daemon
 dmuserctl map f --file /dev/ram0
 fio --name=kill --filename=/dev/mapper/f --direct=1 --ioengine=libaio \
-  --iodepth=16 --rw=randrw --bsrange=512-192k --bs_unaligned=0 \
-  --size=${SIZE_MIB}M --io_size=96M --verify=md5 --verify_fatal=1 \
+  --iodepth=16 --rw=randrw --bsrange=512-96k --bs_unaligned=0 \
+  --size=${SIZE_MIB}M --io_size=256M --verify=md5 --verify_fatal=1 \
   --do_verify=1 --verify_backlog=64 --eta=never --output=/run/fio.out &
 fio_pid=$!
 kills=0

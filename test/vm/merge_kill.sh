@@ -9,27 +9,51 @@ set -euo pipefail
 source "$(dirname "$0")/daemon_lib.sh"
 
 readonly KILLS=10
-RANDOM=${1:-$$}
-echo "seed $RANDOM"
+readonly FLUSH_MS=300
+seed=${1:-$(od -An -N2 -tu2 /dev/urandom)}
+RANDOM=$seed
+echo "seed $seed"
 
+# Flushes take as long as on a slow disk, so that the merge lasts long enough to
+# be hit anywhere: between any two of its steps, not only before or after it.
+slow() {
+  local sectors
+  sectors=$(blockdev --getsz "$2")
+  dmsetup create "$1" --table \
+    "0 $sectors delay $2 0 0 $2 0 0 $2 0 $FLUSH_MS"
+  dmsetup mknodes "$1"
+}
+
+modprobe dm_delay
+slow base /dev/vda
+slow cow /dev/vdb
 start_daemon
-dmuserctl map m --cow /dev/vdb --base /dev/vda
+dmuserctl map m --quiet --cow /dev/mapper/cow --base /dev/mapper/base
 same /dev/mapper/m /dev/vdc
 total=$(status_number total_bytes)
+inside=0
+done_bytes=0
 for ((kill = 1; kill <= KILLS; kill++)); do
   dmuserctl merge m
-  # Spread over the merge, at a random place of each stretch.
-  at=$((total / KILLS * (kill - 1) + total / KILLS * (RANDOM % 1000) / 1000))
+  # At a random place of the next stretch; what is left is shared out evenly.
+  stretch=$(((total - done_bytes) / (KILLS - kill + 2)))
+  at=$((done_bytes + stretch * (RANDOM % 1000) / 1000))
   wait_merged_bytes m "$at"
   kill_daemon
   start_daemon
-  echo "kill $kill at $at of $total bytes: $(status_number merged_ops) ops done"
+  done_bytes=$(status_number merged_bytes)
+  [ "$done_bytes" -ge "$total" ] || inside=$((inside + 1))
+  echo "kill $kill after $at of $total bytes; at start $done_bytes are merged"
+  dmuserctl merge m --pause
   same /dev/mapper/m /dev/vdc
 done
-dmuserctl merge m --wait
+[ "$inside" -ge $((KILLS / 2)) ] || fail "only $inside kills hit the merge"
+dmuserctl merge m --wait --quiet
 same /dev/mapper/m /dev/vdc
 [ "$(status_number errors)" -eq 0 ] || fail "requests failed"
 dmuserctl unmap m
 stop_daemon
+dmsetup remove base
+dmsetup remove cow
 same /dev/vda /dev/vdc
-echo "the base is the new image after $KILLS kills"
+echo "the base is the new image after $KILLS kills, $inside in the merge"

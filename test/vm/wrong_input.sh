@@ -6,6 +6,7 @@
 set -euo pipefail
 source "$(dirname "$0")/daemon_lib.sh"
 
+modprobe brd rd_nr=1 rd_size=16384
 before=$(cat /dev/vda /dev/vdb | sha256sum)
 
 expect 10 "start dmuserd" dmuserctl map m --cow /dev/vdb --base /dev/vda
@@ -26,9 +27,10 @@ expect 4 "/run/small" dmuserctl map m --cow /dev/vdb --base /run/small
 
 # Busy: a base that is mounted, files and names that are in use.
 mkfs.ext4 -q -F /dev/ram0
-mount /dev/ram0 /mnt
+mkdir -p /run/mnt
+mount -t ext4 /dev/ram0 /run/mnt
 expect 5 "in use" dmuserctl map m --file /dev/ram0
-umount /mnt
+umount /run/mnt
 dmuserctl map m --cow /dev/vdb --base /dev/vda
 expect 11 "m:" dmuserctl map m --cow /dev/vdb --base /dev/vda
 expect 5 "in use" dmuserctl map other --cow /dev/vdb --base /dev/vda

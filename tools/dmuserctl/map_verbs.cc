@@ -142,6 +142,8 @@ absl::Status Map(const Arguments& arguments) {
   attach->set_name(name);
   auto orphan_ms = OrphanMs();
   if (!orphan_ms.ok()) return orphan_ms.status();
+  absl::Status root = CheckRoot();
+  if (!root.ok()) return root;
   auto bytes = PrepareBackend(attach);
   if (!bytes.ok()) return bytes.status();
   absl::Status kernel = CheckKernelSupport();
