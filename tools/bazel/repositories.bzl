@@ -19,8 +19,9 @@ def _system_library_impl(ctx):
         modules = spec.split(" ")
         copts = _pkg_config(ctx, ["--cflags"], modules, ctx.attr.package)
         copts = [c for c in copts if not c.startswith("-std=")]
-        shared = _pkg_config(ctx, ["--libs"], modules, ctx.attr.package)
-        static = _pkg_config(ctx, ["--libs", "--static"], modules, ctx.attr.package)
+        # With what a static link needs beside them; a dynamic one drops it.
+        wanted = ["--libs", "--static"] if ctx.attr.static else ["--libs"]
+        libs = _pkg_config(ctx, wanted, modules, ctx.attr.package)
         defines = [c[2:] for c in copts if c.startswith("-D")]
         includes = [c for c in copts if c.startswith("-I") and c != "-I/usr/include"]
         if includes:
@@ -30,15 +31,14 @@ def _system_library_impl(ctx):
 cc_library(
     name = "{name}",
     defines = {defines},
-    linkopts = select({{
-        "@//:static_daemon": {static},
-        "//conditions:default": {shared},
-    }}),
+    linkopts = {linkopts},
 )""".format(
             name = name,
             defines = repr(defines),
-            shared = repr(shared),
-            static = repr(["-Wl,--start-group"] + static + ["-Wl,--end-group"]),
+            linkopts = repr(
+                ["-Wl,--as-needed", "-Wl,--start-group"] + libs +
+                ["-Wl,--end-group"],
+            ),
         ))
     ctx.file("WORKSPACE", "workspace(name = \"%s\")\n" % ctx.name)
     ctx.file("BUILD.bazel", "\n".join(lines) + "\n")
@@ -49,6 +49,9 @@ system_library = repository_rule(
         "targets": attr.string_dict(
             mandatory = True,
             doc = "target name -> pkg-config modules, separated by a space",
+        ),
+        "static": attr.bool(
+            doc = "whether the daemon, which is linked statically, uses it",
         ),
         "package": attr.string(
             mandatory = True,
