@@ -429,7 +429,7 @@ class MissingMemory {
  public:
   explicit MissingMemory(size_t bytes)
       : bytes_(bytes),
-        fd_(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC))),
+        fd_(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))),
         memory_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
     uffdio_api api = {};
@@ -447,10 +447,10 @@ class MissingMemory {
   }
   bool ok() const { return ok_; }
   uint8_t* data() { return static_cast<uint8_t*>(memory_); }
-  // Somebody waits for a page.
+  // Somebody waits for a page. (Without O_NONBLOCK it would be POLLERR always.)
   bool AwaitFault() {
     pollfd p = {fd_, POLLIN, 0};
-    return poll(&p, 1, 10000) == 1;
+    return poll(&p, 1, 10000) == 1 && p.revents == POLLIN;
   }
   void Fill(const std::vector<uint8_t>& from) {
     uffdio_copy copy = {};
