@@ -5,7 +5,7 @@
 # Method: fio writes a device with checksums and reads all of it back, while the
 # daemon is killed and started again and again.
 set -euo pipefail
-source "$(dirname "$0")/daemon_lib.sh"
+source /vm/daemon_lib.sh
 
 readonly SIZE_MIB=32
 modprobe brd rd_nr=1 rd_size=$((SIZE_MIB * 1024))

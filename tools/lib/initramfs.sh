@@ -12,7 +12,8 @@
 
 # Programs of every guest, beside busybox's.
 readonly BASE_PROGRAMS=(
-  bash blockdev dmsetup dumpe2fs e2fsck losetup mkfs.ext4 mount umount
+  bash blockdev cmp dmsetup du dumpe2fs e2fsck find losetup mkfs.ext4 mount
+  setpriv sha256sum sort umount
 )
 
 # Modules of every guest; what they depend on is added.
