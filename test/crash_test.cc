@@ -16,6 +16,7 @@
 
 #include <cstdlib>
 #include <deque>
+#include <memory>
 #include <string>
 #include <unordered_set>
 
@@ -55,6 +56,7 @@ uint64_t Hash(const State& state) {
 struct Totals {
   uint64_t states = 0;
   uint64_t cuts = 0;
+  uint64_t kills = 0;
   uint64_t replays = 0;
   uint64_t staged_windows = 0;
   uint64_t lease_waits = 0;
@@ -101,26 +103,48 @@ class Explorer {
   std::string Explore(const State& state) {
     ++totals_->states;
     const uint64_t seed = Mix(seed_) ^ Hash(state);
-    MergeMachine machine(scenario_, SimDisk(base_, state.base),
-                         SimDisk(cow_, state.cow), OptionsFor(seed), seed);
-    if (!machine.Load() || !machine.CheckAllBlocks()) {
-      return "after a power cut: " + machine.error();
+    Rng rng(seed);
+    auto machine = std::make_unique<MergeMachine>(
+        scenario_, SimDisk(base_, state.base), SimDisk(cow_, state.cow),
+        OptionsFor(seed), seed);
+    if (!machine->Load() || !machine->CheckAllBlocks()) {
+      return "after a power cut: " + machine->error();
     }
-    if (machine.image().progress.verdict == cow::Progress::Verdict::kReplay) {
+    if (machine->image().progress.verdict == cow::Progress::Verdict::kReplay) {
       ++totals_->replays;
     }
+    // Now and then the daemon is killed and started again first: what it had
+    // written is there to be read, but not durable.
+    uint32_t kill_at = rng.OneIn(2) ? rng.Below(40) : UINT32_MAX;
     uint32_t steps = 0;
-    while (machine.Step()) {
-      if (machine.wrote()) CutPower(machine, seed + steps);
+    while (machine->Step()) {
+      if (machine->wrote()) CutPower(*machine, seed + steps);
       if (++steps > 5'000) return "the merge does not end";
+      if (steps < kill_at) continue;
+      kill_at = steps + rng.Below(40);
+      ++totals_->kills;
+      machine = Restart(*machine, rng.Next());
+      if (!machine->Load() || !machine->CheckAllBlocks()) {
+        return "after a restart: " + machine->error();
+      }
     }
-    if (!machine.finished()) return machine.error();
-    CutPower(machine, seed + steps);
-    totals_->lease_waits += machine.lease_waits();
-    if (machine.transcript().find("write-state") != std::string::npos) {
+    if (!machine->finished()) return machine->error();
+    CutPower(*machine, seed + steps);
+    totals_->lease_waits += machine->lease_waits();
+    if (machine->transcript().find("write-state") != std::string::npos) {
       ++totals_->staged_windows;
     }
     return "";
+  }
+
+  std::unique_ptr<MergeMachine> Restart(const MergeMachine& machine,
+                                        uint64_t seed) const {
+    SimDisk base = machine.base();
+    SimDisk cow = machine.cow();
+    base.CompleteAll();
+    cow.CompleteAll();
+    return std::make_unique<MergeMachine>(
+        scenario_, std::move(base), std::move(cow), OptionsFor(seed), seed);
   }
 
   // Every combination of kept and lost, or some of them.
@@ -196,11 +220,12 @@ TEST(CrashTest, EveryDurableStateReadsAsTheTargetAndFinishes) {
     ASSERT_EQ(explorer.Run(&totals), "") << "seed " << seed;
   }
   std::printf(
-      "%llu images, %llu power cuts, %llu states explored; %llu replays, %llu "
-      "merges through scratch, %llu waits for a lease\n",
+      "%llu images, %llu power cuts, %llu states explored; %llu kills, %llu "
+      "replays, %llu merges through scratch, %llu waits for a lease\n",
       static_cast<unsigned long long>(seeds),
       static_cast<unsigned long long>(totals.cuts),
       static_cast<unsigned long long>(totals.states),
+      static_cast<unsigned long long>(totals.kills),
       static_cast<unsigned long long>(totals.replays),
       static_cast<unsigned long long>(totals.staged_windows),
       static_cast<unsigned long long>(totals.lease_waits));
@@ -224,10 +249,13 @@ TEST_P(TeethTest, ADiskThatIgnoresAFlushIsCaught) {
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryFlush, TeethTest,
-                         testing::Values(LostFlush::kBase, LostFlush::kScratch,
-                                         LostFlush::kState, LostFlush::kCommit),
+                         testing::Values(LostFlush::kStart, LostFlush::kBase,
+                                         LostFlush::kScratch, LostFlush::kState,
+                                         LostFlush::kCommit),
                          [](const auto& info) {
                            switch (info.param) {
+                             case LostFlush::kStart:
+                               return "Start";
                              case LostFlush::kBase:
                                return "Base";
                              case LostFlush::kScratch:

@@ -16,7 +16,8 @@ namespace {
 
 using Verdict = cow::Progress::Verdict;
 
-const char* Refusal(const cow::Image& image, uint64_t base_bytes) {
+const char* Refusal(const cow::Image& image, uint64_t base_bytes,
+                    const char* of_the_caller) {
   if (image.progress.verdict == Verdict::kCorrupt) {
     return "the scratch region of the COW file fits no place of its merge "
            "order, so what the base holds cannot be known; the device is "
@@ -24,6 +25,7 @@ const char* Refusal(const cow::Image& image, uint64_t base_bytes) {
   }
   if (image.progress.merged_ops == image.index.op_count()) return "";
   if (!image.order_error.empty()) return image.order_error.c_str();
+  if (of_the_caller[0] != '\0') return of_the_caller;
   if (image.span_blocks > base_bytes / kBlockBytes) {
     return "the base is smaller than the target image; enlarge it, then start "
            "the merge again";
@@ -39,7 +41,7 @@ Engine::Engine(const cow::Image& image, uint64_t base_bytes, uint64_t cow_bytes,
       options_(options),
       sector_bytes_(
           static_cast<uint32_t>(std::min<uint64_t>(kSectorBytes, cow_bytes))),
-      refusal_(Refusal(image, base_bytes)),
+      refusal_(Refusal(image, base_bytes, options.refusal)),
       merged_ops_(image.progress.merged_ops),
       merged_bytes_(options.merged_bytes) {
   DMU_CHECK(merged_ops_ <= total_ops());
@@ -127,13 +129,14 @@ Engine::Turn Engine::Register(Command* command) {
   commands_[id] = {true, command->kind, command->offset, command->length_bytes,
                    command->op.new_block};
   ++under_way_;
-  // [1] [2] [3], where they would be broken.
+  // [1] [2] [3] [7], where they would be broken.
   if (command->kind == Command::Kind::kWriteBase ||
       command->kind == Command::Kind::kZeroBase) {
     DMU_CHECK(stage_ == Stage::kApply && window_ops_ > 0);
     DMU_CHECK(replay_ || !leases_.AnyBelow(window_end()));
     DMU_CHECK(replay_ || !workspace_->window.through_scratch || state_durable_);
   }
+  if (stage_ >= Stage::kStageData) DMU_CHECK(sector_valid_);
   if (command->kind == Command::Kind::kCommit) {
     DMU_CHECK(base_flushed_ && under_way_ == 1);
   }
@@ -177,6 +180,7 @@ void Engine::LeaveStage() {
       LeaveEdge();
       return;
     case Stage::kReadSector:
+      sector_valid_ = true;
       Enter(Stage::kEdge);
       return;
     case Stage::kPlan:

@@ -22,8 +22,11 @@
 //      outside the first sector are durable before the state, and the entries
 //      inside the first sector are written with it.
 //  [6] Nothing else of the COW file ever changes.
-//  [7] Every unit of W has decoded before the first block of W is written.
-//  [8] In every reachable state of the disks each block reads as the target.
+//  [7] The counter and state that were found when the file was loaded are made
+//      durable before the first write: a merge that was killed, without a power
+//      cut, may have left them in a cache only.
+//  [8] Every unit of W has decoded before the first block of W is written.
+//  [9] In every reachable state of the disks each block reads as the target.
 //
 // A failed command stops the engine where it is (state kFailed). A window that
 // is in staging stays there and goes on being read from there; Start repeats
@@ -81,6 +84,8 @@ class Engine {
     uint32_t direct_ops_min = 32;
     // Bytes of the ops before the counter (merged_bytes.h).
     uint64_t merged_bytes = 0;
+    // What else forbids the merge: a sentence that outlives the engine.
+    const char* refusal = "";
   };
 
   // `image` must outlive the engine. base_bytes, cow_bytes: sizes of the base
@@ -137,7 +142,7 @@ class Engine {
  private:
   enum class Stage : uint8_t {
     kEdge,         // no window
-    kReadSector,   // the first sector is read, once per Attach
+    kReadSector,   // the first sector is read and flushed, once per Attach
     kPlan,         // records of M's next entries are read and offered
     kGather,       // W's new contents go to staging
     kLoadScratch,  // replay: as much of W as fits goes to staging

@@ -49,7 +49,10 @@ Engine::Emit Engine::EmitStage(Command* command) {
 
 bool Engine::EmitFlush(Command* command) {
   const bool base = stage_ == Stage::kApply;
-  const bool cow = stage_ == Stage::kStageData ||
+  // Before anything else is written: what was read of the COW file may have
+  // been left in a cache by a merge that was killed.
+  const bool cow = stage_ == Stage::kReadSector ||
+                   stage_ == Stage::kStageData ||
                    stage_ == Stage::kStageState || stage_ == Stage::kCommit;
   if (flush_sent_ || (!base && !cow)) return false;
   DMU_CHECK(under_way_ == 0);

@@ -306,6 +306,8 @@ bool MergeMachine::FlushIsLost(const merge::Command& command) const {
     return options_.lost_flush == LostFlush::kBase;
   }
   switch (last_write_cow_) {
+    case Kind::kReadSector:  // none yet
+      return options_.lost_flush == LostFlush::kStart;
     case Kind::kWriteScratch:
       return options_.lost_flush == LostFlush::kScratch;
     case Kind::kWriteState:

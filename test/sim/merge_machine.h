@@ -30,6 +30,7 @@ namespace dmu::sim {
 // Which flush a broken disk does not do.
 enum class LostFlush : uint8_t {
   kNone,
+  kStart,    // before the first write of a life
   kBase,     // after the window was applied
   kScratch,  // after the scratch data
   kState,    // after state 2

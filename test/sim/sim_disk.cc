@@ -104,6 +104,10 @@ void SimDisk::Complete(uint32_t ticket) {
   }
 }
 
+void SimDisk::CompleteAll() {
+  for (Pending& p : pending_) p.complete = true;
+}
+
 void SimDisk::Flush() {
   std::vector<Pending> rest;
   for (const Pending& p : pending_) {

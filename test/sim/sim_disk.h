@@ -66,6 +66,8 @@ class SimDisk {
   // Begins a write; *ticket for Complete. False beyond the end.
   bool SubmitWrite(uint64_t offset, ConstByteSpan bytes, uint32_t* ticket);
   void Complete(uint32_t ticket);
+  // What happens to writes under way when their process is killed.
+  void CompleteAll();
   void Flush();
   // Drops what `rng` says, for ever.
   void FailFlush(Rng* rng);

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// merge_runner.cc - see merge_runner.h.
+#include "daemon/backend/merge_runner.h"
+
+#include <new>
+
+#include "daemon/base/check.h"
+
+namespace dmu {
+namespace {
+
+using Kind = merge::Command::Kind;
+using Turn = merge::Engine::Turn;
+
+// Never written to: reading it costs no memory, the kernel maps its zero page.
+alignas(4096) uint8_t zeros[merge::kCommandBytesMax];
+
+}  // namespace
+
+MergeRunner::MergeRunner(const Parts& parts)
+    : parts_(parts), step_(OnStep, this) {
+  for (Slot& slot : slots_) {
+    slot.runner = this;
+    slot.op.done.run = OnDone;
+    slot.op.done.context = &slot;
+  }
+  told_state_ = parts_.engine->state();
+  told_ops_ = parts_.engine->merged_ops();
+}
+
+MergeRunner::~MergeRunner() {
+  DMU_CHECK(busy_ == 0);
+  parts_.loop->Cancel(&step_);
+}
+
+void MergeRunner::Start() {
+  if (stopped_ != nullptr) return;
+  no_memory_ = false;
+  merge::Engine* engine = parts_.engine;
+  const bool needs_memory = engine->refusal()[0] == '\0' &&
+                            engine->state() != merge::Engine::State::kDone;
+  if (needs_memory && !engine->attached() && !Attach()) {
+    no_memory_ = true;
+    if (listener_ != nullptr) parts_.loop->Post(listener_);
+    return;
+  }
+  engine->Start();
+  NotifyIfChanged();
+  parts_.loop->PostIdle(&step_);
+}
+
+void MergeRunner::Pause() { parts_.engine->Pause(); }
+
+bool MergeRunner::Attach() {
+  workspace_.reset(new (std::nothrow) merge::Workspace);
+  staging_ = MappedMemory::Map(size_t{kStagingBlocks} * kBlockBytes);
+  if (parts_.codec != nullptr) {
+    stored_ =
+        MappedMemory::Map(size_t{kSlots} * parts_.image->header.max_unit_bytes);
+  }
+  if (workspace_ == nullptr || staging_.empty() ||
+      (parts_.codec != nullptr && stored_.empty())) {
+    ReleaseMemory();
+    return false;
+  }
+  parts_.engine->Attach(workspace_.get(), staging_.span());
+  return true;
+}
+
+void MergeRunner::ReleaseMemory() {
+  workspace_.reset();
+  staging_ = MappedMemory();
+  stored_ = MappedMemory();
+}
+
+MergeStatus MergeRunner::status() const {
+  const merge::Engine& engine = *parts_.engine;
+  MergeStatus status;
+  status.merged_ops = engine.merged_ops();
+  status.total_ops = engine.total_ops();
+  status.merged_bytes = engine.merged_bytes();
+  status.total_bytes = parts_.image->merge_bytes;
+  switch (engine.state()) {
+    case merge::Engine::State::kIdle:
+      status.state = MergeStatus::State::kIdle;
+      break;
+    case merge::Engine::State::kRunning:
+      status.state = MergeStatus::State::kRunning;
+      break;
+    case merge::Engine::State::kDone:
+      status.state = MergeStatus::State::kDone;
+      // Blocks that are given twice are written once.
+      status.merged_bytes = status.total_bytes;
+      break;
+    case merge::Engine::State::kFailed:
+      status.state = MergeStatus::State::kFailed;
+      status.error = engine.error();
+      break;
+  }
+  if (no_memory_) {
+    status.state = MergeStatus::State::kFailed;
+    status.error =
+        "there is no memory for the merge; start it again when there is";
+  }
+  return status;
+}
+
+void MergeRunner::SetListener(Task* changed) {
+  if (listener_ != nullptr) parts_.loop->Cancel(listener_);
+  listener_ = changed;
+}
+
+void MergeRunner::NotifyIfChanged() {
+  const merge::Engine& engine = *parts_.engine;
+  if (engine.state() == told_state_ && engine.merged_ops() == told_ops_) return;
+  told_state_ = engine.state();
+  told_ops_ = engine.merged_ops();
+  if (listener_ != nullptr) parts_.loop->Post(listener_);
+}
+
+void MergeRunner::OnLeaseReleased() {
+  if (!waits_for_lease_) return;
+  waits_for_lease_ = false;
+  parts_.loop->PostIdle(&step_);
+}
+
+void MergeRunner::Stop(Task* stopped) {
+  DMU_CHECK(stopped_ == nullptr);
+  stopped_ = stopped;
+  parts_.loop->Cancel(&step_);
+  if (busy_ == 0) parts_.loop->Post(stopped_);
+}
+
+void MergeRunner::OnStep(void* context) {
+  static_cast<MergeRunner*>(context)->Step();
+}
+
+// As much as a turn may move; completions bring it back.
+void MergeRunner::Step() {
+  uint64_t moved_bytes = 0;
+  while (stopped_ == nullptr && moved_bytes < merge::kCommandBytesMax) {
+    Slot* slot = nullptr;
+    for (Slot& candidate : slots_) {
+      if (!candidate.busy) slot = &candidate;
+    }
+    if (slot == nullptr) return;
+    const Turn turn = parts_.engine->Next(&slot->command);
+    NotifyIfChanged();
+    switch (turn) {
+      case Turn::kCommand:
+        moved_bytes += slot->command.length_bytes;
+        Issue(slot);
+        break;
+      case Turn::kWaitDone:
+        return;
+      case Turn::kWaitLease:
+        waits_for_lease_ = true;
+        return;
+      case Turn::kStop:
+        Stopped();
+        return;
+    }
+  }
+  if (stopped_ == nullptr) parts_.loop->PostIdle(&step_);
+}
+
+// Paused or done, the engine needs no memory; failed, it may hold a window.
+void MergeRunner::Stopped() {
+  const merge::Engine::State state = parts_.engine->state();
+  if (state == merge::Engine::State::kFailed || !parts_.engine->attached()) {
+    return;
+  }
+  parts_.engine->Detach();
+  ReleaseMemory();
+}
+
+uint8_t* MergeRunner::StoredBytes(const Slot& slot) const {
+  const size_t i = static_cast<size_t>(&slot - slots_);
+  return stored_.span().data() + i * parts_.image->header.max_unit_bytes;
+}
+
+void MergeRunner::Issue(Slot* slot) {
+  const merge::Command& command = slot->command;
+  DiskOp& op = slot->op;
+  op.offset = command.offset;
+  op.buffer = command.data;
+  op.length_bytes = command.length_bytes;
+  op.kind = DiskOp::Kind::kRead;
+  Disk* disk = parts_.cow;
+  switch (command.kind) {
+    case Kind::kReadSector:
+    case Kind::kReadOps:
+    case Kind::kReadScratch:
+      break;
+    case Kind::kReadSource:
+      disk = parts_.source;
+      break;
+    case Kind::kLoadUnit:
+      op.length_bytes = command.op.data_length;
+      // Raw units need no way round. The loader has bounded both lengths.
+      if (command.op.data_length != command.length_bytes) {
+        op.buffer = StoredBytes(*slot);
+      }
+      break;
+    case Kind::kWriteScratch:
+    case Kind::kWriteState:
+    case Kind::kCommit:
+      op.kind = DiskOp::Kind::kWrite;
+      break;
+    case Kind::kFlushCow:
+      op.kind = DiskOp::Kind::kFlush;
+      break;
+    case Kind::kWriteBase:
+      disk = parts_.base;
+      op.kind = DiskOp::Kind::kWrite;
+      break;
+    case Kind::kZeroBase:
+      disk = parts_.base;
+      op.kind = DiskOp::Kind::kWrite;
+      op.buffer = zeros;
+      break;
+    case Kind::kFlushBase:
+      disk = parts_.base;
+      op.kind = DiskOp::Kind::kFlush;
+      break;
+  }
+  slot->busy = true;
+  ++busy_;
+  disk->Submit(&op);
+}
+
+void MergeRunner::OnDone(void* context) {
+  auto* slot = static_cast<Slot*>(context);
+  slot->runner->Finish(slot);
+}
+
+void MergeRunner::Finish(Slot* slot) {
+  DMU_CHECK(slot->busy && busy_ > 0);
+  const merge::Command& command = slot->command;
+  IoStatus status = slot->op.status;
+  if (status == IoStatus::kOk && command.kind == Kind::kLoadUnit &&
+      command.op.data_length != command.length_bytes) {
+    status = cow::DecodeUnit(parts_.codec,
+                             {StoredBytes(*slot), command.op.data_length},
+                             {command.data, command.length_bytes});
+  }
+  slot->busy = false;
+  --busy_;
+  parts_.engine->Done(command.id, status);
+  if (stopped_ == nullptr) {
+    parts_.loop->PostIdle(&step_);
+  } else if (busy_ == 0) {
+    parts_.loop->Post(stopped_);
+  }
+}
+
+}  // namespace dmu

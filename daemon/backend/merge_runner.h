@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// merge_runner.h - carries out what the merge engine asks for.
+//
+// Works from idle tasks of the loop, so requests go first, and moves at most
+// merge::kCommandBytesMax per turn. Its memory exists only from Start until the
+// merge is paused or done. What is safe to do when is the engine's to know.
+#ifndef DAEMON_BACKEND_MERGE_RUNNER_H_
+#define DAEMON_BACKEND_MERGE_RUNNER_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "daemon/backend/mapped_memory.h"
+#include "daemon/block/backend.h"
+#include "daemon/cow/codec.h"
+#include "daemon/io/disk.h"
+#include "daemon/io/loop.h"
+#include "daemon/merge/engine.h"
+
+namespace dmu {
+
+class MergeRunner : public MergeControl {
+ public:
+  // Blocks of staging memory, 2 MiB: windows through scratch then have the 510
+  // entries that Android's daemon counts on.
+  static constexpr uint32_t kStagingBlocks = merge::kWindowOpsMax;
+
+  // All must outlive the runner; `codec` may be nullptr when nothing is
+  // compressed.
+  struct Parts {
+    Loop* loop = nullptr;
+    merge::Engine* engine = nullptr;
+    const cow::Image* image = nullptr;
+    Disk* base = nullptr;
+    Disk* source = nullptr;
+    Disk* cow = nullptr;
+    cow::Codec* codec = nullptr;
+  };
+  explicit MergeRunner(const Parts& parts);
+  ~MergeRunner() override;
+  MergeRunner(const MergeRunner&) = delete;
+  MergeRunner& operator=(const MergeRunner&) = delete;
+
+  void Start() override;
+  void Pause() override;
+  MergeStatus status() const override;
+  void SetListener(Task* changed) override;
+
+  // A lease was released.
+  void OnLeaseReleased();
+
+  // Begins nothing more; `stopped` is posted when nothing is in flight. Called
+  // once, last.
+  void Stop(Task* stopped);
+
+ private:
+  // Commands carried out at a time.
+  static constexpr uint32_t kSlots = 4;
+  struct Slot {
+    DiskOp op;
+    merge::Command command;
+    MergeRunner* runner = nullptr;
+    bool busy = false;
+  };
+
+  static void OnStep(void* context);
+  static void OnDone(void* context);
+
+  bool Attach();
+  void ReleaseMemory();
+  void Step();
+  void Issue(Slot* slot);
+  void Finish(Slot* slot);
+  void Stopped();
+  void NotifyIfChanged();
+  uint8_t* StoredBytes(const Slot& slot) const;
+
+  const Parts parts_;
+  Slot slots_[kSlots];
+  uint32_t busy_ = 0;
+  Task step_;
+  Task* listener_ = nullptr;
+  Task* stopped_ = nullptr;
+  bool waits_for_lease_ = false;
+  bool no_memory_ = false;
+  // What the listener was told last.
+  merge::Engine::State told_state_ = merge::Engine::State::kIdle;
+  uint64_t told_ops_ = 0;
+
+  std::unique_ptr<merge::Workspace> workspace_;
+  MappedMemory staging_;
+  MappedMemory stored_;  // kSlots units as they are in the file
+};
+
+}  // namespace dmu
+
+#endif  // DAEMON_BACKEND_MERGE_RUNNER_H_

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// unit_cache.h - a few pieces of the COW file, decoded, least recently used
+// first out.
+//
+// Serves both the units of replace ops (keyed by op number) and pages of the op
+// table (keyed by page number; never compressed), one instance for each. One
+// load is under way at a time; who waits for the same key shares it. The COW
+// file's ops and data never change, so nothing here is ever out of date.
+#ifndef DAEMON_BACKEND_UNIT_CACHE_H_
+#define DAEMON_BACKEND_UNIT_CACHE_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "daemon/backend/mapped_memory.h"
+#include "daemon/base/types.h"
+#include "daemon/cow/codec.h"
+#include "daemon/io/disk.h"
+
+namespace dmu {
+
+class UnitCache {
+ public:
+  // Where a unit is and what it becomes: raw when both lengths are equal.
+  struct Source {
+    uint64_t offset = 0;
+    uint32_t stored_bytes = 0;
+    uint32_t unit_bytes = 0;
+  };
+
+  // Owned by who waits; linked until `ready` runs.
+  struct Waiter {
+    // `data`: unit_bytes, valid during the call only; nullptr on an error. May
+    // call Load again.
+    void (*ready)(void* context, IoStatus status,
+                  const uint8_t* data) = nullptr;
+    void* context = nullptr;
+    uint32_t key = 0;
+    Source source;
+    Waiter* next = nullptr;
+  };
+
+  // `codec` may be nullptr when nothing is compressed. entries >= 1. All memory
+  // is taken here; nullptr without.
+  static std::unique_ptr<UnitCache> Create(Disk* cow, cow::Codec* codec,
+                                           uint32_t unit_bytes_max,
+                                           uint32_t entries);
+  ~UnitCache();
+  UnitCache(const UnitCache&) = delete;
+  UnitCache& operator=(const UnitCache&) = delete;
+
+  // Valid until the next turn of the loop; nullptr when not there.
+  const uint8_t* Find(uint32_t key);
+
+  // Runs waiter->ready from a later turn, exactly once. source.unit_bytes and
+  // stored_bytes must be at most unit_bytes_max.
+  void Load(uint32_t key, const Source& source, Waiter* waiter);
+
+  bool idle() const { return head_ == nullptr; }
+
+ private:
+  struct Entry {
+    uint32_t key = 0;
+    bool valid = false;
+    uint64_t used = 0;  // the clock_ of its last use
+  };
+
+  UnitCache(Disk* cow, cow::Codec* codec, uint32_t unit_bytes_max,
+            uint32_t entries, MappedMemory memory);
+
+  static void OnRead(void* context);
+  IoStatus DecodeLoaded();
+  void BeginLoad();
+  void Deliver(uint32_t key, IoStatus status, const uint8_t* data);
+  void Advance();
+  uint8_t* DataOf(uint32_t entry) const {
+    return memory_.span().data() + size_t{entry} * unit_bytes_max_;
+  }
+
+  Disk* const cow_;
+  cow::Codec* const codec_;
+  const uint32_t unit_bytes_max_;
+  const uint32_t entry_count_;
+  MappedMemory memory_;  // entries, then room for what is not yet decoded
+  std::unique_ptr<Entry[]> entries_;
+  uint64_t clock_ = 0;
+
+  // First come, first served; the head's load is under way.
+  Waiter* head_ = nullptr;
+  Waiter* tail_ = nullptr;
+  bool loading_ = false;
+  bool delivering_ = false;
+  uint32_t victim_ = 0;  // the entry that is loaded
+  DiskOp op_;
+};
+
+}  // namespace dmu
+
+#endif  // DAEMON_BACKEND_UNIT_CACHE_H_

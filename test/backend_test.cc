@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// backend_test.cc - the snapshot back end as the device sees it.
+//
+// Goal: whatever the merge is doing, and through restarts and power cuts, each
+// read gives the target's bytes, and an error stays with the request it hit.
+// Method: the real back end over simulated disks and a simulated loop; random
+// requests of 512-byte granularity and odd sizes, compared with the oracle.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/backend/snapshot.h"
+#include "test/sim/scenario.h"
+#include "test/sim/sim_disk.h"
+#include "test/sim/sim_loop.h"
+
+namespace dmu::sim {
+namespace {
+
+constexpr uint32_t kTurnsMax = 2'000'000;
+
+// One read by a device, with its buffer.
+struct TestRead {
+  Request request;
+  std::vector<uint8_t> buffer;
+  bool done = false;
+};
+
+// A base and a COW file on simulated disks, attached and detached at will.
+class SnapshotHost {
+ public:
+  SnapshotHost(Scenario scenario, uint64_t seed)
+      : scenario_(std::move(scenario)),
+        loop_(seed),
+        base_(&store_, scenario_.base),
+        cow_(&store_, scenario_.cow) {}
+
+  ~SnapshotHost() {
+    if (backend_ != nullptr) Close();
+  }
+
+  absl::Status Open() {
+    auto base = std::make_unique<SimLoopDisk>(&base_, &loop_);
+    auto cow = std::make_unique<SimLoopDisk>(&cow_, &loop_);
+    base_disk_ = base.get();
+    cow_disk_ = cow.get();
+    absl::Status status;
+    bool done = false;
+    OpenSnapshotBackend(std::move(base), std::move(cow), &loop_,
+                        [&](absl::StatusOr<std::unique_ptr<Backend>> result) {
+                          done = true;
+                          status = result.status();
+                          if (result.ok()) backend_ = std::move(*result);
+                        });
+    EXPECT_FALSE(done);
+    EXPECT_TRUE(loop_.TurnUntil([&] { return done; }, kTurnsMax));
+    return status;
+  }
+
+  // Drains and deletes the back end; its reads must end first.
+  void Close() {
+    bool drained = false;
+    Task done([](void* context) { *static_cast<bool*>(context) = true; },
+              &drained);
+    backend_->Drain(&done);
+    EXPECT_TRUE(loop_.TurnUntil([&] { return drained; }, kTurnsMax));
+    backend_.reset();
+  }
+
+  void CutPower() {
+    base_ = SimDisk(base_, AfterCrash(base_));
+    cow_ = SimDisk(cow_, AfterCrash(cow_));
+  }
+
+  std::unique_ptr<TestRead> Read(uint64_t sector, uint64_t sectors) {
+    auto read = std::make_unique<TestRead>();
+    read->buffer.assign(sectors * kSectorBytes, 0xa5);
+    read->request.op = Request::Op::kRead;
+    read->request.sector = sector;
+    read->request.length_bytes = read->buffer.size();
+    read->request.payload = read->buffer;
+    read->request.channel_data = read.get();
+    read->request.on_complete = [](Request* request) {
+      auto* done = static_cast<TestRead*>(request->channel_data);
+      EXPECT_FALSE(done->done);
+      done->done = true;
+    };
+    backend_->Submit(&read->request);
+    return read;
+  }
+
+  std::unique_ptr<TestRead> RandomRead() {
+    const uint64_t total = backend_->geometry().size_bytes / kSectorBytes;
+    Rng* rng = loop_.rng();
+    const uint64_t sector = rng->Below(total);
+    const uint64_t most = std::min<uint64_t>(
+        total - sector, rng->OneIn(16) ? 1000 : 1 + rng->Below(64));
+    return Read(sector, 1 + rng->Below(most));
+  }
+
+  bool Matches(const TestRead& read) const {
+    return std::memcmp(read.buffer.data(),
+                       scenario_.target.data() + read.request.offset(),
+                       read.buffer.size()) == 0;
+  }
+
+  SimLoop& loop() { return loop_; }
+  Backend& backend() { return *backend_; }
+  MergeControl& merge() { return *backend_->merge(); }
+  SimDisk& base() { return base_; }
+  SimDisk& cow() { return cow_; }
+  SimLoopDisk& base_disk() { return *base_disk_; }
+  SimLoopDisk& cow_disk() { return *cow_disk_; }
+  const Scenario& scenario() const { return scenario_; }
+
+ private:
+  Overlay AfterCrash(const SimDisk& disk) {
+    std::vector<bool> kept(disk.pending().size());
+    for (size_t i = 0; i < kept.size(); ++i) kept[i] = loop_.rng()->OneIn(2);
+    return disk.AfterCrash(kept);
+  }
+
+  const Scenario scenario_;
+  SectorStore store_;
+  SimLoop loop_;
+  SimDisk base_;
+  SimDisk cow_;
+  SimLoopDisk* base_disk_ = nullptr;
+  SimLoopDisk* cow_disk_ = nullptr;
+  std::unique_ptr<Backend> backend_;
+};
+
+// Keeps some reads in flight and checks those that end.
+class Readers {
+ public:
+  explicit Readers(SnapshotHost* host) : host_(host) {}
+
+  void Turn() {
+    if (reads_.size() < 24 && host_->loop().rng()->OneIn(6)) {
+      reads_.push_back(host_->RandomRead());
+    }
+    host_->loop().Turn();
+    Collect();
+  }
+
+  void Finish() {
+    EXPECT_TRUE(host_->loop().TurnUntil(
+        [&] {
+          Collect();
+          return reads_.empty();
+        },
+        kTurnsMax));
+  }
+
+  // Failed requests are counted, not refused.
+  bool errors_allowed = false;
+  uint64_t errors = 0;
+  uint64_t ended = 0;
+
+ private:
+  void Collect() {
+    std::erase_if(reads_, [&](const std::unique_ptr<TestRead>& read) {
+      if (!read->done) return false;
+      ++ended;
+      if (read->request.status != IoStatus::kOk) {
+        ++errors;
+        EXPECT_TRUE(errors_allowed) << IoStatusName(read->request.status);
+      } else {
+        EXPECT_TRUE(host_->Matches(*read))
+            << "sector " << read->request.sector << ", "
+            << read->request.length_bytes << " bytes";
+      }
+      return true;
+    });
+  }
+
+  SnapshotHost* const host_;
+  std::vector<std::unique_ptr<TestRead>> reads_;
+};
+
+struct Case {
+  cow::Compression compression;
+  uint8_t span_log2_max;
+};
+
+class SnapshotTest : public testing::TestWithParam<Case> {
+ protected:
+  Scenario Make(uint64_t seed) const {
+    ScenarioOptions options;
+    options.blocks_min = 40;
+    options.blocks_max = 600;
+    options.compression = GetParam().compression;
+    options.span_log2_max = GetParam().span_log2_max;
+    return MakeScenario(seed, options);
+  }
+};
+
+TEST_P(SnapshotTest, ReadsAreRightBeforeDuringAndAfterTheMerge) {
+  for (uint64_t seed = 1; seed <= 4; ++seed) {
+    SnapshotHost host(Make(seed), seed);
+    ASSERT_TRUE(host.Open().ok());
+    EXPECT_TRUE(host.backend().geometry().read_only);
+    EXPECT_EQ(host.backend().geometry().size_bytes,
+              host.scenario().target.size());
+    Readers readers(&host);
+    for (int i = 0; i < 300; ++i) readers.Turn();
+    host.merge().Start();
+    uint64_t merged_bytes = 0;
+    for (uint32_t i = 0; i < kTurnsMax; ++i) {
+      readers.Turn();
+      const MergeStatus status = host.merge().status();
+      ASSERT_GE(status.merged_bytes, merged_bytes);
+      merged_bytes = status.merged_bytes;
+      ASSERT_NE(status.state, MergeStatus::State::kFailed) << status.error;
+      if (status.state == MergeStatus::State::kDone) break;
+    }
+    EXPECT_EQ(host.merge().status().state, MergeStatus::State::kDone);
+    EXPECT_EQ(host.merge().status().merged_ops,
+              host.merge().status().total_ops);
+    EXPECT_EQ(merged_bytes, host.merge().status().total_bytes);
+    for (int i = 0; i < 300; ++i) readers.Turn();
+    readers.Finish();
+    EXPECT_GT(readers.ended, 100u);
+    EXPECT_EQ(host.base().Contents(), host.scenario().target);
+  }
+}
+
+TEST_P(SnapshotTest, AMergeSurvivesRestartsAndPowerCuts) {
+  for (uint64_t seed = 11; seed <= 14; ++seed) {
+    SnapshotHost host(Make(seed), seed);
+    for (uint32_t life = 0; life < 100; ++life) {
+      ASSERT_TRUE(host.Open().ok());
+      Readers readers(&host);
+      host.merge().Start();
+      const uint32_t turns = 1 + host.loop().rng()->Below(60 * (life + 1));
+      for (uint32_t i = 0; i < turns; ++i) readers.Turn();
+      if (life % 5 == 4) host.merge().Pause();
+      const MergeStatus status = host.merge().status();
+      ASSERT_NE(status.state, MergeStatus::State::kFailed) << status.error;
+      readers.Finish();
+      host.Close();
+      if (host.loop().rng()->OneIn(2)) host.CutPower();
+      if (status.state == MergeStatus::State::kDone) break;
+    }
+    // A life that began after the last commit, and did not flush it, may have
+    // reported the end of a merge that the power cut then took back.
+    ASSERT_TRUE(host.Open().ok());
+    host.merge().Start();
+    while (host.loop().Turn()) {
+    }
+    EXPECT_EQ(host.merge().status().state, MergeStatus::State::kDone);
+    EXPECT_EQ(host.base().Contents(), host.scenario().target);
+  }
+}
+
+std::vector<Case> AllCases() {
+  std::vector<Case> cases;
+  for (cow::Compression compression :
+       {cow::Compression::kNone, cow::Compression::kGz, cow::Compression::kLz4,
+        cow::Compression::kZstd}) {
+    for (uint8_t span_log2_max = 0; span_log2_max <= 6; ++span_log2_max) {
+      cases.push_back({compression, span_log2_max});
+    }
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    EveryCodecAndUnit, SnapshotTest, testing::ValuesIn(AllCases()),
+    [](const auto& info) {
+      return std::string(cow::CompressionName(info.param.compression)) +
+             std::to_string(4 << info.param.span_log2_max) + "K";
+    });
+
+Scenario SmallScenario(uint64_t seed,
+                       cow::Compression compression = cow::Compression::kLz4) {
+  ScenarioOptions options;
+  options.blocks_min = 60;
+  options.blocks_max = 200;
+  options.compression = compression;
+  options.span_log2_max = 3;
+  return MakeScenario(seed, options);
+}
+
+TEST(SnapshotErrorTest, AFailedReadFailsOneRequest) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    SnapshotHost host(SmallScenario(seed), seed);
+    ASSERT_TRUE(host.Open().ok());
+    host.base_disk().set_faults({.read_one_in = 20});
+    host.cow_disk().set_faults({.read_one_in = 20});
+    Readers readers(&host);
+    readers.errors_allowed = true;
+    for (int i = 0; i < 3000; ++i) readers.Turn();
+    readers.Finish();
+    EXPECT_GT(readers.errors, 0u);
+    EXPECT_LT(readers.errors, readers.ended);
+    // Nothing of it lasts.
+    host.base_disk().set_faults({});
+    host.cow_disk().set_faults({});
+    readers.errors_allowed = false;
+    for (int i = 0; i < 1000; ++i) readers.Turn();
+    readers.Finish();
+  }
+}
+
+// A stage is repeated whole, so writes must fail seldom enough for it to end.
+TEST(SnapshotErrorTest, AFailingDiskStopsTheMergeAndNotTheReads) {
+  uint64_t failures = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SnapshotHost host(SmallScenario(seed), seed);
+    ASSERT_TRUE(host.Open().ok());
+    host.base_disk().set_faults({.write_one_in = 300, .flush_one_in = 3});
+    host.cow_disk().set_faults({.write_one_in = 300, .flush_one_in = 3});
+    Readers readers(&host);
+    host.merge().Start();
+    for (uint32_t i = 0; i < kTurnsMax; ++i) {
+      readers.Turn();
+      const MergeStatus status = host.merge().status();
+      if (status.state == MergeStatus::State::kDone) break;
+      if (status.state != MergeStatus::State::kFailed) continue;
+      ++failures;
+      EXPECT_STRNE(status.error, "");
+      for (int j = 0; j < 50; ++j) readers.Turn();
+      host.merge().Start();
+    }
+    readers.Finish();
+    EXPECT_EQ(host.merge().status().state, MergeStatus::State::kDone);
+    EXPECT_EQ(host.base().Contents(), host.scenario().target);
+  }
+  EXPECT_GT(failures, 0u);
+}
+
+// One byte of one unit is wrong: its readers are told, the others read on, and
+// the merge stops before the base has anything of that window.
+TEST(SnapshotErrorTest, ACorruptUnitNeverReachesTheBase) {
+  Rng rng(1);
+  std::vector<Change> changes;
+  std::vector<uint8_t> text(kBlockBytes, 'x');
+  for (uint32_t block = 0; block < 8; ++block) {
+    Change change;
+    change.type = cow::OpType::kReplace;
+    change.new_block = block;
+    change.data = text;
+    changes.push_back(change);
+  }
+  Scenario scenario =
+      Build(NumberedBlocks(8, 1), changes, /*scratch=*/true,
+            /*sequence=*/false, cow::Compression::kZstd, 0, &rng);
+  // The last unit's frame header.
+  const cow::Header header = cow::DecodeHeader(scenario.cow.data());
+  cow::Op op;
+  ASSERT_TRUE(cow::DecodeOp(
+      scenario.cow.data() + header.OpsOffset() + 7 * cow::kOpBytes, &op));
+  scenario.cow[op.source] ^= 0xff;
+
+  SnapshotHost host(scenario, 1);
+  ASSERT_TRUE(host.Open().ok());
+  auto good = host.Read(0, 7 * kSectorsPerBlock);
+  auto bad = host.Read(7 * kSectorsPerBlock, 1);
+  ASSERT_TRUE(host.loop().TurnUntil([&] { return good->done && bad->done; },
+                                    kTurnsMax));
+  EXPECT_EQ(good->request.status, IoStatus::kOk);
+  EXPECT_TRUE(host.Matches(*good));
+  EXPECT_EQ(bad->request.status, IoStatus::kCorrupt);
+
+  host.merge().Start();
+  ASSERT_TRUE(host.loop().TurnUntil(
+      [&] {
+        return host.merge().status().state == MergeStatus::State::kFailed;
+      },
+      kTurnsMax));
+  EXPECT_NE(std::string(host.merge().status().error).find("block 7"),
+            std::string::npos)
+      << host.merge().status().error;
+  EXPECT_EQ(host.base().Contents(), host.scenario().base);
+}
+
+TEST(SnapshotTest, OnlyReadsAndFlushesAreServed) {
+  SnapshotHost host(SmallScenario(3), 3);
+  ASSERT_TRUE(host.Open().ok());
+  const struct {
+    Request::Op op;
+    IoStatus status;
+  } cases[] = {
+      {Request::Op::kWrite, IoStatus::kIoError},
+      {Request::Op::kFlush, IoStatus::kOk},
+      {Request::Op::kDiscard, IoStatus::kUnsupported},
+      {Request::Op::kWriteZeroes, IoStatus::kUnsupported},
+      {Request::Op::kSecureErase, IoStatus::kUnsupported},
+      {Request::Op::kUnknown, IoStatus::kUnsupported},
+  };
+  for (const auto& c : cases) {
+    Request request;
+    request.op = c.op;
+    bool done = false;
+    request.channel_data = &done;
+    request.on_complete = [](Request* r) {
+      *static_cast<bool*>(r->channel_data) = true;
+    };
+    host.backend().Submit(&request);
+    EXPECT_TRUE(done);
+    EXPECT_EQ(request.status, c.status);
+  }
+}
+
+TEST(SnapshotTest, ListenersHearOfEveryChangeAndPauseHolds) {
+  SnapshotHost host(SmallScenario(5), 5);
+  ASSERT_TRUE(host.Open().ok());
+  uint32_t changes = 0;
+  Task changed([](void* context) { ++*static_cast<uint32_t*>(context); },
+               &changes);
+  host.merge().SetListener(&changed);
+  host.merge().Start();
+  host.merge().Pause();
+  ASSERT_TRUE(host.loop().TurnUntil(
+      [&] { return host.merge().status().state == MergeStatus::State::kIdle; },
+      kTurnsMax));
+  while (host.loop().Turn()) {
+  }
+  EXPECT_EQ(host.merge().status().merged_ops, 0u);
+  EXPECT_GT(changes, 0u);
+  host.merge().Start();
+  while (host.loop().Turn()) {
+  }
+  EXPECT_EQ(host.merge().status().state, MergeStatus::State::kDone);
+  EXPECT_GT(changes, 2u);
+  host.merge().SetListener(nullptr);
+}
+
+TEST(SnapshotTest, BadFilesAreRefusedWithASentence) {
+  Scenario scenario = SmallScenario(7);
+  scenario.cow[0] ^= 1;
+  EXPECT_EQ(SnapshotHost(scenario, 1).Open().code(),
+            absl::StatusCode::kDataLoss);
+  scenario.cow.clear();
+  EXPECT_EQ(SnapshotHost(scenario, 1).Open().code(),
+            absl::StatusCode::kDataLoss);
+}
+
+}  // namespace
+}  // namespace dmu::sim
