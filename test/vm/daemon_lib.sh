@@ -43,7 +43,7 @@ wait_merged_bytes() {
     bytes=${line##*\"merged_bytes\":}
     bytes=${bytes%%[,\}]*}
     [ "$bytes" -ge "$want" ] && break
-  done < <(dmuserctl status "$name" --watch --json)
+  done < <(dmuserctl status "$name" --watch --json 2>/dev/null)
   return 0
 }
 

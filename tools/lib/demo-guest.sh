@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # demo-guest.sh - the demo's main job, on the machine that has the module:
-#   demo-guest.sh update BASE COW DIR    serve, compare, merge, kill, compare
+#   demo-guest.sh update BASE COW DIR [--quiet]
+#                                        serve, compare, merge, kill, compare
 #   demo-guest.sh compare BASE IMAGE     after a reboot: base against new image
 #
 # BASE and COW are block devices. DIR holds new.manifest; results go to
@@ -84,12 +85,13 @@ wait_merged_bytes() {
     bytes=${line##*\"merged_bytes\":}
     bytes=${bytes%%[,\}]*}
     [ "$bytes" -ge "$want" ] && return 0
-  done < <(dmuserctl status "$NAME" --watch --json)
+  done < <(dmuserctl status "$NAME" --watch --json 2>/dev/null)
   die "the merge ended before it had written $want bytes"
 }
 
 update() {
-  local base=$1 cow=$2 start total
+  local base=$1 cow=$2 start total bar=()
+  [ -z "${4-}" ] || bar=("$4")
   mkdir -p "$MOUNT" "$CONTROL_DIR"
   start_daemon
   result idle_kib $(($(status_number anonymous_bytes) / 1024))
@@ -117,7 +119,7 @@ update() {
   echo "killed the daemon in the middle of the merge; starting it again"
   start_daemon
   result merging_kib $(($(status_number anonymous_bytes) / 1024))
-  dmuserctl merge "$NAME" --wait
+  dmuserctl merge "$NAME" --wait "${bar[@]}"
   result merge_ms $(($(now_ms) - start))
   result merge_bytes "$total"
   touch /run/merged
@@ -145,7 +147,7 @@ shift
 case $verb in
   update)
     DIR=$3
-    update "$1" "$2"
+    update "$@"
     ;;
   compare)
     compare "$1" "$2"
