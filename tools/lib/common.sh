@@ -11,6 +11,9 @@ readonly EX_UNAVAILABLE=69
 readonly EX_SOFTWARE=70
 export EX_USAGE EX_NOINPUT EX_UNAVAILABLE EX_SOFTWARE
 
+# Debian gives only root the folders of depmod, dmsetup and the like.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
 DMU_TOOL=${0##*/}
 
 say() { printf '%s: %s\n' "$DMU_TOOL" "$*" >&2; }

@@ -30,9 +30,9 @@ guest_path() {
   esac
 }
 
-# program_path NAME: the host's program, also where sbin is not in PATH.
+# program_path NAME: the host's program.
 program_path() {
-  PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin command -v "$1" ||
+  command -v "$1" ||
     die "$EX_UNAVAILABLE" "$1 is not installed: run tools/setup"
 }
 

@@ -80,8 +80,12 @@ judge() {
       print_excerpt "$log" "$pattern"
       return "$VM_BAD_LOG"
     fi
-    say "the guest died (QEMU's status $status); the end of its log:"
-    tail -n 40 "$log" | sed 's/^/  | /' >&2
+    say "the guest died (QEMU's status $status); its log:"
+    if grep -a -q 'Kernel panic' "$log"; then
+      print_excerpt "$log" 'Kernel panic'
+    else
+      tail -n 40 "$log" | sed 's/^/  | /' >&2
+    fi
     return "$VM_DIED"
   fi
   if [[ $bad == yes ]]; then
