@@ -5,6 +5,7 @@
 # Method: fio writes a device with checksums and reads all of it back, while the
 # daemon is killed and started again and again.
 set -euo pipefail
+# shellcheck source=daemon_lib.sh
 source /vm/daemon_lib.sh
 
 readonly SIZE_MIB=32

@@ -48,6 +48,7 @@ wait "$supervisor"
 line=$(dmsetup status --noflush "$name")
 echo "$line"
 # Fields behind "0 <sectors> user": see the format of the status line.
+# shellcheck disable=SC2086 # fields are wanted
 set -- $line
 shift 3
 errors=${10}

@@ -6,6 +6,7 @@
 # compared with the new image after every one; then the base.
 # Disks: vda old image (base), vdb COW, vdc new image.
 set -euo pipefail
+# shellcheck source=daemon_lib.sh
 source /vm/daemon_lib.sh
 
 readonly KILLS=10

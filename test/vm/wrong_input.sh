@@ -4,6 +4,7 @@
 # Goal: wrong input gives a sentence and its own exit code, and changes nothing.
 # Disks: vda old image (base), vdb COW, vdc new image.
 set -euo pipefail
+# shellcheck source=daemon_lib.sh
 source /vm/daemon_lib.sh
 
 modprobe brd rd_nr=1 rd_size=16384

@@ -47,7 +47,7 @@ demo_image() {
 demo_manifest() {
   local tree=$1 out=$2
   (
-    cd "$tree"
+    cd "$tree" || exit
     find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
     find . -type l -printf 'link %p -> %l\n' | LC_ALL=C sort
   ) >"$out"
