@@ -59,29 +59,30 @@ struct Options {
 };
 
 void PrintUsage(FILE* to) {
-  fprintf(to,
-          "Usage: dmuserd [--control PATH] [--state-dir DIR] [--memory KIB] "
-          "[--ready-fd N]\n"
-          "\n"
-          "Serves dm-user devices. Stays in the foreground and logs to standard "
-          "error;\n"
-          "dmuserctl tells it what to serve.\n"
-          "\n"
-          "  --control PATH   socket dmuserctl talks to (%s)\n"
-          "  --state-dir DIR  what to serve after a restart (DIR of the socket "
-          "+ /state)\n"
-          "  --memory KIB     payload buffers, taken from the system as they "
-          "are used (%llu)\n"
-          "  --ready-fd N     write a newline to this open file once requests "
-          "are served\n"
-          "  --version        print the version and exit\n"
-          "  --help           print this and exit\n"
-          "\n"
-          "Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failure, 2 usage, 5 "
-          "another\n"
-          "dmuserd owns the control socket.\n",
-          kDefaultControlPath,
-          static_cast<unsigned long long>(kMemoryBytesDefault / 1024));
+  fprintf(
+      to,
+      "Usage: dmuserd [--control PATH] [--state-dir DIR] [--memory KIB] "
+      "[--ready-fd N]\n"
+      "\n"
+      "Serves dm-user devices. Stays in the foreground and logs to standard "
+      "error;\n"
+      "dmuserctl tells it what to serve.\n"
+      "\n"
+      "  --control PATH   socket dmuserctl talks to (%s)\n"
+      "  --state-dir DIR  what to serve after a restart (DIR of the socket "
+      "+ /state)\n"
+      "  --memory KIB     payload buffers, taken from the system as they "
+      "are used (%llu)\n"
+      "  --ready-fd N     write a newline to this open file once requests "
+      "are served\n"
+      "  --version        print the version and exit\n"
+      "  --help           print this and exit\n"
+      "\n"
+      "Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failure, 2 usage, 5 "
+      "another\n"
+      "dmuserd owns the control socket.\n",
+      kDefaultControlPath,
+      static_cast<unsigned long long>(kMemoryBytesDefault / 1024));
 }
 
 // Reads optarg.
@@ -94,8 +95,8 @@ bool ParseNumber(const char* name, uint64_t min, uint64_t max,
       *value >= min && *value <= max) {
     return true;
   }
-  fprintf(stderr, "dmuserd: %s %s: expected a number from %llu to %llu\n",
-          name, optarg, static_cast<unsigned long long>(min),
+  fprintf(stderr, "dmuserd: %s %s: expected a number from %llu to %llu\n", name,
+          optarg, static_cast<unsigned long long>(min),
           static_cast<unsigned long long>(max));
   return false;
 }
@@ -272,9 +273,9 @@ void Daemon::OpenBackend(const proto::Attach& attach,
 
 void Daemon::OpenFile(const proto::FileBackend& file,
                       const Registry::BackendDone& done) {
-  auto disk = FileDisk::Open(
-      file.path(), {.writable = !file.read_only(), .exclusive = true},
-      loop_.get());
+  auto disk = FileDisk::Open(file.path(),
+                             {.writable = !file.read_only(), .exclusive = true},
+                             loop_.get());
   if (!disk.ok()) {
     done(disk.status());
     return;
@@ -305,8 +306,8 @@ void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
 void Daemon::FillStatus(proto::DaemonStatus* status) const {
   status->set_version(kVersion);
   status->set_pid(static_cast<uint32_t>(getpid()));
-  status->set_anonymous_bytes(
-      1024 * ProcKib("/proc/self/smaps_rollup", "Anonymous"));
+  status->set_anonymous_bytes(1024 *
+                              ProcKib("/proc/self/smaps_rollup", "Anonymous"));
   status->set_threads(
       static_cast<uint32_t>(ProcKib("/proc/self/status", "Threads")));
   status->set_pool_bytes(uint64_t{pool_->count()} * BufferPool::kBufferBytes);
@@ -336,8 +337,9 @@ void Daemon::OnSignal() {
   if (read(signal_fd_.get(), &info, sizeof(info)) != sizeof(info)) return;
   if (stopping_) return;
   stopping_ = true;
-  Log(LogLevel::kInfo, "stopping: what is in flight is answered, the rest "
-                       "waits in the kernel");
+  Log(LogLevel::kInfo,
+      "stopping: what is in flight is answered, the rest "
+      "waits in the kernel");
   registry_->StopAll([this] { loop_->Stop(); });
 }
 
@@ -350,14 +352,15 @@ int Daemon::Run() {
         strerror(errno));
   }
   loop_ = EpollLoop::Create();
-  pool_ = BufferPool::Create(static_cast<uint32_t>(options_.memory_bytes /
-                                                   BufferPool::kBufferBytes));
+  pool_ = BufferPool::Create(
+      static_cast<uint32_t>(options_.memory_bytes / BufferPool::kBufferBytes));
   if (loop_ == nullptr || pool_ == nullptr || !WatchSignals()) {
     Log(LogLevel::kError, "cannot start: %s", strerror(errno));
     return kExitFailure;
   }
   store_ = std::make_unique<StateStore>(options_.state_directory);
-  registry_ = std::make_unique<Registry>(Factories(), store_.get(), loop_.get());
+  registry_ =
+      std::make_unique<Registry>(Factories(), store_.get(), loop_.get());
   service_ = std::make_unique<Service>(
       registry_.get(),
       [this](proto::DaemonStatus* status) { FillStatus(status); });

@@ -85,8 +85,8 @@ class AllocTest : public ::testing::Test {
       const uint64_t seq = first_seq + static_cast<uint64_t>(i) * 4;
       const uint64_t len = 512 + (static_cast<uint64_t>(i) * 7919 * 512) %
                                      (kPayloadMax - 512) / 512 * 512;
-      const uint64_t sector =
-          static_cast<uint64_t>(i) * 104729 % ((kSizeBytes - kPayloadMax) / 512);
+      const uint64_t sector = static_cast<uint64_t>(i) * 104729 %
+                              ((kSizeBytes - kPayloadMax) / 512);
       Roundtrip(seq, DM_USER_REQ_MAP_WRITE, sector, len,
                 i % 3 == 0 ? DM_USER_REQ_MAP_FLAG_FUA : 0);
       Roundtrip(seq + 1, DM_USER_REQ_MAP_READ, sector, len, 0);

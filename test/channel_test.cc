@@ -209,11 +209,10 @@ class TemporaryFile {
 // Random reads and writes of every sector-granular size up to four buffers,
 // through transfers of every size, several at a time, against a byte array.
 TEST_F(ChannelTest, RandomTrafficMatchesTheFile) {
-  for (const size_t chunk : {size_t{1} << 16, size_t{4096}, size_t{41},
-                             size_t{40}, size_t{7}}) {
+  for (const size_t chunk :
+       {size_t{1} << 16, size_t{4096}, size_t{41}, size_t{40}, size_t{7}}) {
     TemporaryFile file(kSizeBytes);
-    auto disk =
-        FileDisk::Open(file.path(), {.writable = true}, loop_.get());
+    auto disk = FileDisk::Open(file.path(), {.writable = true}, loop_.get());
     ASSERT_TRUE(disk.ok()) << disk.status();
     stopped_ = false;
     Serve(std::make_unique<FileBackend>(std::move(*disk), false, loop_.get()),
@@ -319,8 +318,8 @@ TEST_F(ChannelTest, WriteErrorInTheMiddleReadsThePayloadAway) {
 TEST_F(ChannelTest, StopWaitsForTheBackEndBeforeItCloses) {
   ScriptedBackend* backend = ServeScripted();
   backend->hold = true;
-  const uint64_t seq = kernel_.Send(DM_USER_REQ_MAP_WRITE, 0, 512,
-                                    std::vector<uint8_t>(512, 1));
+  const uint64_t seq =
+      kernel_.Send(DM_USER_REQ_MAP_WRITE, 0, 512, std::vector<uint8_t>(512, 1));
   RunUntil([&] { return backend->held.size() == 1; });
   device_->Stop(&stopped_task_);
   RunUntilIdle();

@@ -146,8 +146,9 @@ struct Daemon {
       done(std::unique_ptr<Backend>(std::move(backend)));
     };
     factories.open_channel =
-        [this, pool](const std::string& name, const Geometry&)
-        -> absl::StatusOr<std::unique_ptr<Channel>> {
+        [this, pool](
+            const std::string& name,
+            const Geometry&) -> absl::StatusOr<std::unique_ptr<Channel>> {
       if (name == "gone") return absl::UnavailableError("no node");
       return std::unique_ptr<Channel>(std::make_unique<StreamChannel>(
           UniqueFd(kernels[name].Open()), StreamChannel::Options{}, loop.get(),
@@ -200,7 +201,9 @@ class ControlTest : public ::testing::Test {
     daemon_ = std::make_unique<Daemon>(directory_, pool_.get());
   }
 
-  Client Connect() { return Client(directory_ + "/control", daemon_->loop.get()); }
+  Client Connect() {
+    return Client(directory_ + "/control", daemon_->loop.get());
+  }
 
   static proto::Request Attach(const std::string& name,
                                uint64_t size_bytes = kSizeBytes) {
@@ -269,13 +272,15 @@ TEST_F(ControlTest, AttachServeStatusDetach) {
 
 TEST_F(ControlTest, ErrorsHaveTheirCodes) {
   Client client = Connect();
-  EXPECT_EQ(client.CodeOf(Attach("")), Code(absl::StatusCode::kInvalidArgument));
+  EXPECT_EQ(client.CodeOf(Attach("")),
+            Code(absl::StatusCode::kInvalidArgument));
   EXPECT_EQ(client.CodeOf(Attach("../x")),
             Code(absl::StatusCode::kInvalidArgument));
   EXPECT_EQ(client.CodeOf(Attach(".hidden")),
             Code(absl::StatusCode::kInvalidArgument));
   EXPECT_EQ(client.CodeOf(Attach("bad", 7)), Code(absl::StatusCode::kDataLoss));
-  EXPECT_EQ(client.CodeOf(Attach("gone")), Code(absl::StatusCode::kUnavailable));
+  EXPECT_EQ(client.CodeOf(Attach("gone")),
+            Code(absl::StatusCode::kUnavailable));
   EXPECT_EQ(client.CodeOf(Detach("none")), Code(absl::StatusCode::kNotFound));
   EXPECT_EQ(client.CodeOf(Merge("none", proto::Merge::START)),
             Code(absl::StatusCode::kNotFound));
@@ -304,9 +309,9 @@ TEST_F(ControlTest, WatchFollowsTheMergeToItsEnd) {
     ASSERT_TRUE(event.has_value());
     EXPECT_TRUE(event->more());
     EXPECT_EQ(event->devices(0).merge().merged_ops(), merged);
-    backend->Set(merged == 9 ? MergeStatus::State::kDone
-                             : MergeStatus::State::kRunning,
-                 merged + 1);
+    backend->Set(
+        merged == 9 ? MergeStatus::State::kDone : MergeStatus::State::kRunning,
+        merged + 1);
   }
   event = watcher.Receive();
   ASSERT_TRUE(event.has_value());
@@ -413,8 +418,8 @@ TEST_F(ControlTest, HostileClientsLoseTheirSessionAndNothingElse) {
 TEST_F(ControlTest, MoreClientsThanSessions) {
   std::vector<std::unique_ptr<Client>> clients;
   for (size_t i = 0; i < Server::kSessionsMax + 2; ++i) {
-    clients.push_back(std::make_unique<Client>(directory_ + "/control",
-                                               daemon_->loop.get()));
+    clients.push_back(
+        std::make_unique<Client>(directory_ + "/control", daemon_->loop.get()));
     daemon_->loop->Turn(/*wait=*/false);
   }
   EXPECT_EQ(clients[0]->CodeOf(Status("")), 0);
@@ -428,8 +433,8 @@ TEST_F(ControlTest, MoreClientsThanSessions) {
 
 TEST_F(ControlTest, OneDaemonPerSocket) {
   auto loop = EpollLoop::Create();
-  auto second =
-      Server::Listen(directory_ + "/control", daemon_->service.get(), loop.get());
+  auto second = Server::Listen(directory_ + "/control", daemon_->service.get(),
+                               loop.get());
   EXPECT_EQ(second.status().code(), absl::StatusCode::kAborted);
   struct stat info = {};
   ASSERT_EQ(stat((directory_ + "/control").c_str(), &info), 0);

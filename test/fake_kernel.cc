@@ -75,8 +75,7 @@ bool FakeKernel::PumpOut() {
 
 bool FakeKernel::PumpIn() {
   uint8_t piece[1 << 16];
-  const ssize_t got =
-      read(fd_.get(), piece, std::min(chunk_, sizeof(piece)));
+  const ssize_t got = read(fd_.get(), piece, std::min(chunk_, sizeof(piece)));
   if (got == 0) daemon_closed_ = true;
   if (got <= 0) return false;
   in_.insert(in_.end(), piece, piece + got);
@@ -97,8 +96,7 @@ void FakeKernel::Parse() {
     }
     const bool data = it->second.header.type == DM_USER_REQ_MAP_READ &&
                       header.type == DM_USER_RESP_SUCCESS;
-    const size_t bytes =
-        sizeof(header) + (data ? it->second.header.len : 0);
+    const size_t bytes = sizeof(header) + (data ? it->second.header.len : 0);
     if (in_.size() < bytes) return;
     Reply reply;
     reply.type = header.type;

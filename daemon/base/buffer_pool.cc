@@ -9,9 +9,9 @@ namespace dmu {
 
 std::unique_ptr<BufferPool> BufferPool::Create(uint32_t count) {
   DMU_CHECK(count >= 1);
-  void* memory = mmap(nullptr, size_t{count} * kBufferBytes,
-                      PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                      0);
+  void* memory =
+      mmap(nullptr, size_t{count} * kBufferBytes, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return nullptr;
   return std::unique_ptr<BufferPool>(
       new BufferPool(static_cast<uint8_t*>(memory), count));

@@ -40,7 +40,9 @@ class BufferPool {
   void CancelWait(Task* waiter);
 
   uint32_t count() const { return count_; }
-  uint32_t in_use() const { return count_ - static_cast<uint32_t>(free_.size()); }
+  uint32_t in_use() const {
+    return count_ - static_cast<uint32_t>(free_.size());
+  }
   // Gives the memory of unused buffers back to the system; they stay usable.
   void Trim();
 

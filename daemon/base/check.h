@@ -21,9 +21,9 @@ namespace dmu {
 
 }  // namespace dmu
 
-#define DMU_CHECK(condition)                                          \
-  (__builtin_expect(static_cast<bool>(condition), 1)                  \
-       ? static_cast<void>(0)                                         \
+#define DMU_CHECK(condition)                         \
+  (__builtin_expect(static_cast<bool>(condition), 1) \
+       ? static_cast<void>(0)                        \
        : ::dmu::CheckFailed(__FILE__, __LINE__, #condition))
 
 #endif  // DAEMON_BASE_CHECK_H_

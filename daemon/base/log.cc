@@ -29,8 +29,8 @@ void Log(LogLevel level, const char* format, ...) {
   }
   va_list arguments;
   va_start(arguments, format);
-  int length = vsnprintf(line + used, sizeof(line) - 1 - used, format,
-                         arguments);
+  int length =
+      vsnprintf(line + used, sizeof(line) - 1 - used, format, arguments);
   va_end(arguments);
   if (length < 0) return;
   used += length;

@@ -31,8 +31,8 @@ class MiscNodeChannel : public Channel {
  public:
   MiscNodeChannel(std::string path, UniqueFd fd, Loop* loop, BufferPool* pool)
       : path_(std::move(path)),
-        stream_(std::move(fd),
-                {.reopen = Reopen, .reopen_context = this}, loop, pool) {}
+        stream_(std::move(fd), {.reopen = Reopen, .reopen_context = this}, loop,
+                pool) {}
 
   void Start(RequestSink* sink) override { stream_.Start(sink); }
   void Stop(Task* done) override { stream_.Stop(done); }
@@ -56,8 +56,9 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
   UniqueFd fd(Open(path.c_str()));
   if (!fd.valid() && (errno == ENOENT || errno == ENXIO || errno == ENODEV)) {
     return absl::UnavailableError(absl::StrCat(
-        path, ": there is no such node; load dm-user.ko and create the device "
-              "(dmuserctl map does both in order)"));
+        path,
+        ": there is no such node; load dm-user.ko and create the device "
+        "(dmuserctl map does both in order)"));
   }
   if (!fd.valid() && (errno == EACCES || errno == EPERM)) {
     return absl::PermissionDeniedError(
@@ -70,14 +71,17 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
   dm_user_info info = {};
   if (ioctl(fd.get(), DM_USER_IOC_INFO, &info) != 0) {
     return absl::UnavailableError(absl::StrCat(
-        path, ": this dm-user does not tell its size and cannot be polled; "
-              "load the dm-user.ko that comes with this daemon"));
+        path,
+        ": this dm-user does not tell its size and cannot be polled; "
+        "load the dm-user.ko that comes with this daemon"));
   }
   if (info.sectors * kSectorBytes != geometry.size_bytes) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        path, ": the device has ", info.sectors, " sectors, what it is to show "
-              "has ", geometry.size_bytes / kSectorBytes,
-        "; create the device with that length"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, ": the device has ", info.sectors,
+                     " sectors, what it is to show "
+                     "has ",
+                     geometry.size_bytes / kSectorBytes,
+                     "; create the device with that length"));
   }
   return std::unique_ptr<Channel>(
       std::make_unique<MiscNodeChannel>(path, std::move(fd), loop, pool));

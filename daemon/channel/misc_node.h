@@ -18,8 +18,9 @@ namespace dmu {
 // Opens the node, checks that the target is as large as `geometry` says, and
 // declares the channel fenced: every disk of this daemon writes synchronously,
 // so none of its writes outlives the open file.
-// kUnavailable: no node, or a dm-user that cannot be polled. kFailedPrecondition:
-// the sizes differ. kPermissionDenied, kInternal as they come.
+// kUnavailable: no node, or a dm-user that cannot be polled.
+// kFailedPrecondition: the sizes differ. kPermissionDenied, kInternal as they
+// come.
 absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
                                                       const Geometry& geometry,
                                                       Loop* loop,

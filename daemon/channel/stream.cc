@@ -226,8 +226,7 @@ void StreamChannel::BeginRequest(Slot* slot, const dm_user_message& header) {
 StreamChannel::Step StreamChannel::ReadPayload() {
   Slot* slot = input_slot_;
   const uint64_t left = slot->total_bytes - slot->done_bytes;
-  const size_t segment =
-      std::min<uint64_t>(left, BufferPool::kBufferBytes);
+  const size_t segment = std::min<uint64_t>(left, BufferPool::kBufferBytes);
   const ssize_t got =
       ReadSome(slot->buffer + input_bytes_, segment - input_bytes_);
   if (got < 0) return Step::kClosed;
@@ -248,8 +247,7 @@ StreamChannel::Step StreamChannel::ReadPayload() {
 StreamChannel::Step StreamChannel::DrainPayload() {
   Slot* slot = input_slot_;
   const ssize_t got = ReadSome(
-      slot->buffer,
-      std::min<uint64_t>(drain_bytes_, BufferPool::kBufferBytes));
+      slot->buffer, std::min<uint64_t>(drain_bytes_, BufferPool::kBufferBytes));
   if (got < 0) return Step::kClosed;
   if (got == 0) return Step::kWait;
   drain_bytes_ -= static_cast<uint64_t>(got);
@@ -263,15 +261,14 @@ StreamChannel::Step StreamChannel::DrainPayload() {
 void StreamChannel::SubmitSegment(Slot* slot) {
   Request& request = slot->request;
   const uint64_t left = slot->total_bytes - slot->done_bytes;
-  const bool data = request.op == Request::Op::kRead ||
-                    request.op == Request::Op::kWrite;
+  const bool data =
+      request.op == Request::Op::kRead || request.op == Request::Op::kWrite;
   const uint64_t length =
       data ? std::min<uint64_t>(left, BufferPool::kBufferBytes) : left;
   slot->segment_bytes = data ? static_cast<uint32_t>(length) : 0;
   request.sector = slot->first_sector + slot->done_bytes / kSectorBytes;
   request.length_bytes = length;
-  request.payload =
-      data ? ByteSpan(slot->buffer, length) : ByteSpan();
+  request.payload = data ? ByteSpan(slot->buffer, length) : ByteSpan();
   // One flush of what came before is enough for all segments.
   if (slot->done_bytes > 0) request.preflush = false;
   slot->in_backend = true;
@@ -290,9 +287,8 @@ void StreamChannel::OnComplete(Request* request) {
 
 void StreamChannel::SegmentDone(Slot* slot) {
   slot->result = slot->request.status;
-  const bool last =
-      slot->segment_bytes == 0 ||
-      slot->done_bytes + slot->segment_bytes == slot->total_bytes;
+  const bool last = slot->segment_bytes == 0 ||
+                    slot->done_bytes + slot->segment_bytes == slot->total_bytes;
   switch (phase_) {
     case Phase::kServing:
       break;
@@ -376,8 +372,8 @@ void StreamChannel::Flush() {
 bool StreamChannel::WriteOut(Slot* slot) {
   dm_user_message reply = wire::EncodeReply(slot->seq, slot->result);
   const size_t header_bytes = slot->header_sent ? 0 : wire::kHeaderBytes;
-  const bool data = slot->request.op == Request::Op::kRead &&
-                    slot->result == IoStatus::kOk;
+  const bool data =
+      slot->request.op == Request::Op::kRead && slot->result == IoStatus::kOk;
   const size_t payload_bytes = data ? slot->segment_bytes : 0;
 
   iovec parts[2];

@@ -68,10 +68,10 @@ class StreamChannel : public Channel {
   };
 
   enum class Input {
-    kHeader,   // collecting a header
-    kPayload,  // collecting a segment of a write into input_slot_
-    kDrain,    // reading the rest of a failed write's payload away
-    kHeld,     // a write's segment is with the back end
+    kHeader,    // collecting a header
+    kPayload,   // collecting a segment of a write into input_slot_
+    kDrain,     // reading the rest of a failed write's payload away
+    kHeld,      // a write's segment is with the back end
     kNoMemory,  // no slot or no buffer; the header waits in header_
   };
 
@@ -135,7 +135,7 @@ class StreamChannel : public Channel {
 
   Slot* output_head_ = nullptr;
   Slot* output_tail_ = nullptr;
-  size_t output_bytes_ = 0;  // of the head's current part already written
+  size_t output_bytes_ = 0;    // of the head's current part already written
   bool output_ready_ = false;  // head has a part to write
 
   // Seq of a request to refuse at sight after a reopen.

@@ -31,8 +31,7 @@ constexpr void DecodeOp(const dm_user_message& header, Request* request) {
       request->op = Request::Op::kRead;
       break;
     case DM_USER_REQ_MAP_WRITE:
-      request->op =
-          header.len == 0 ? Request::Op::kFlush : Request::Op::kWrite;
+      request->op = header.len == 0 ? Request::Op::kFlush : Request::Op::kWrite;
       break;
     case DM_USER_REQ_MAP_FLUSH:
       request->op = Request::Op::kFlush;

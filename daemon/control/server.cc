@@ -58,20 +58,22 @@ bool SomebodyListens(const sockaddr_un& address) {
 bool MayControl(int fd) {
   ucred peer = {};
   socklen_t length = sizeof(peer);
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return false;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0)
+    return false;
   return peer.uid == 0 || peer.uid == geteuid();
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Listen(
-    const std::string& path, SessionHandler* handler, Loop* loop) {
+absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& path,
+                                                       SessionHandler* handler,
+                                                       Loop* loop) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, ": a socket path has at most ", sizeof(address.sun_path) - 1,
-        " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": a socket path has at most ",
+                     sizeof(address.sun_path) - 1, " bytes"));
   }
   memcpy(address.sun_path, path.data(), path.size());
   absl::Status made = MakeDirectoryOf(path);
@@ -86,8 +88,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(
     if (SomebodyListens(address)) {
       umask(old_mask);
       return absl::AbortedError(absl::StrCat(
-          path, ": another dmuserd listens there; stop it, or give this one "
-                "--control with another path"));
+          path,
+          ": another dmuserd listens there; stop it, or give this one "
+          "--control with another path"));
     }
     unlink(path.c_str());
     result = bind(fd.get(), name, sizeof(address));
@@ -129,8 +132,8 @@ void Server::OnAccept(void* context, uint32_t) {
 }
 
 void Server::Accept() {
-  UniqueFd fd(accept4(fd_.get(), nullptr, nullptr,
-                      SOCK_CLOEXEC | SOCK_NONBLOCK));
+  UniqueFd fd(
+      accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!fd.valid()) return;
   if (sessions_.size() >= kSessionsMax) {
     Log(LogLevel::kWarning, "control: more than %zu clients; one refused",

@@ -36,8 +36,9 @@ class Server {
 
   // Binds `path` (0600; its directory is made, 0755), taking the place of a
   // socket nobody listens on. kAborted when another daemon does.
-  static absl::StatusOr<std::unique_ptr<Server>> Listen(
-      const std::string& path, SessionHandler* handler, Loop* loop);
+  static absl::StatusOr<std::unique_ptr<Server>> Listen(const std::string& path,
+                                                        SessionHandler* handler,
+                                                        Loop* loop);
   ~Server();
 
   // Queues one message; nothing when the session has ended.

@@ -60,9 +60,9 @@ void Service::OnFrame(uint64_t session, const uint8_t* bytes, uint32_t count) {
       registry_->Detach(request.detach().name(), answer);
       return;
     case proto::Request::kMerge:
-      answer(registry_->SetMerge(
-          request.merge().name(),
-          request.merge().action() == proto::Merge::START));
+      answer(
+          registry_->SetMerge(request.merge().name(),
+                              request.merge().action() == proto::Merge::START));
       return;
     case proto::Request::kStatus:
       AnswerStatus(session, id, request.status().name());
@@ -107,9 +107,9 @@ bool Service::SendEvent(const Watcher& watcher) {
   auto devices = registry_->Status(watcher.name);
   if (!devices.ok() || watcher.name.empty()) {
     Answer(watcher.session, watcher.id,
-           devices.ok() ? absl::InvalidArgumentError(
-                              "watch needs the name of a device")
-                        : devices.status());
+           devices.ok()
+               ? absl::InvalidArgumentError("watch needs the name of a device")
+               : devices.status());
     return false;
   }
   proto::Response response = MakeResponse(watcher.id, absl::OkStatus());

@@ -37,16 +37,17 @@ constexpr size_t kNameBytesMax = 127;
 absl::Status CheckName(const std::string& name) {
   if (name.empty() || name.size() > kNameBytesMax || name[0] == '.' ||
       name.find('/') != std::string::npos) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "'", name, "' is no device name: 1 to ", kNameBytesMax,
-        " characters, no '/', not beginning with '.'"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", name, "' is no device name: 1 to ", kNameBytesMax,
+                     " characters, no '/', not beginning with '.'"));
   }
   return absl::OkStatus();
 }
 
 absl::Status NotServed(const std::string& name) {
   return absl::NotFoundError(absl::StrCat(
-      name, ": this daemon serves no such device; 'dmuserctl list' names them"));
+      name,
+      ": this daemon serves no such device; 'dmuserctl list' names them"));
 }
 
 proto::MergeStatus::State ToProto(MergeStatus::State state) {
@@ -134,9 +135,10 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, bool recovering,
     return;
   }
   if (Find(attach.name()) != nullptr) {
-    done(absl::AlreadyExistsError(absl::StrCat(
-        attach.name(), ": is served already; unmap it first, or choose another "
-                       "name")));
+    done(absl::AlreadyExistsError(
+        absl::StrCat(attach.name(),
+                     ": is served already; unmap it first, or choose another "
+                     "name")));
     return;
   }
   entries_.push_back(std::make_unique<Entry>());
@@ -166,9 +168,8 @@ void Registry::OnBackend(Entry* entry,
     Erase(entry, absl::CancelledError("detached while it was attached"));
     return;
   }
-  absl::Status result = backend.ok()
-                            ? BringUp(entry, std::move(*backend))
-                            : backend.status();
+  absl::Status result =
+      backend.ok() ? BringUp(entry, std::move(*backend)) : backend.status();
   if (!result.ok()) {
     Erase(entry, result);
     return;
@@ -184,9 +185,8 @@ absl::Status Registry::BringUp(Entry* entry, std::unique_ptr<Backend> backend) {
   // The record first: once the device answers, a restart must know of it.
   absl::Status saved = store_->Save(entry->record);
   if (!saved.ok()) return saved;
-  entry->device =
-      std::make_unique<Device>(entry->name(), std::move(*channel),
-                               std::move(backend), &entry->closed);
+  entry->device = std::make_unique<Device>(entry->name(), std::move(*channel),
+                                           std::move(backend), &entry->closed);
   entry->state = proto::DeviceStatus::SERVING;
   MergeControl* merge = entry->merge();
   if (merge != nullptr) merge->SetListener(&entry->merge_changed);
@@ -237,7 +237,8 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   std::vector<Done> detach_done = std::move(entry->detach_done);
   loop_->Cancel(&entry->closed_later);
   loop_->Cancel(&entry->merge_changed);
-  std::erase_if(entries_, [entry](const auto& at) { return at.get() == entry; });
+  std::erase_if(entries_,
+                [entry](const auto& at) { return at.get() == entry; });
   if (served) Log(LogLevel::kInfo, "%s: no longer served", name.c_str());
   if (attach_done) attach_done(attach_result);
   for (Done& done : detach_done) done(removed);
@@ -288,8 +289,8 @@ absl::Status Registry::SetMerge(const std::string& name, bool run) {
   }
   MergeControl* merge = entry->merge();
   if (merge == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        name, ": has nothing to merge: it is no snapshot"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": has nothing to merge: it is no snapshot"));
   }
   const MergeStatus status = merge->status();
   if (run && status.state == MergeStatus::State::kDone) return absl::OkStatus();

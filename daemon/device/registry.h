@@ -65,7 +65,8 @@ class Registry {
   Entry* Find(const std::string& name) const;
   void AttachRecord(const proto::DeviceRecord& record, bool recovering,
                     Done done);
-  void OnBackend(Entry* entry, absl::StatusOr<std::unique_ptr<Backend>> backend);
+  void OnBackend(Entry* entry,
+                 absl::StatusOr<std::unique_ptr<Backend>> backend);
   absl::Status BringUp(Entry* entry, std::unique_ptr<Backend> backend);
   void StopEntry(Entry* entry, bool keep_record);
   void Erase(Entry* entry, absl::Status attach_result);

@@ -114,8 +114,8 @@ std::vector<proto::DeviceRecord> StateStore::LoadAll() const {
     const ssize_t got =
         fd.valid() ? read(fd.get(), bytes.data(), bytes.size()) : -1;
     proto::DeviceRecord record;
-    if (got < 0 || !record.ParseFromArray(bytes.data(),
-                                          static_cast<int>(got)) ||
+    if (got < 0 ||
+        !record.ParseFromArray(bytes.data(), static_cast<int>(got)) ||
         record.version() != kRecordVersion || record.attach().name() != name) {
       Log(LogLevel::kError,
           "%s: is not a device record of this version; it is left alone and "

@@ -19,10 +19,10 @@ namespace dmu {
 // from Submit until `done` runs.
 struct DiskOp {
   enum class Kind : uint8_t {
-    kRead,   // fills `buffer` from `offset`; beyond the end is kIoError
-    kWrite,  // writes `write_bytes` from `buffer`
-    kFlush,  // all writes completed before this one was submitted are durable
-    kDiscard,      // [offset, offset + length_bytes) may read as anything
+    kRead,     // fills `buffer` from `offset`; beyond the end is kIoError
+    kWrite,    // writes `write_bytes` from `buffer`
+    kFlush,    // all writes completed before this one was submitted are durable
+    kDiscard,  // [offset, offset + length_bytes) may read as anything
     kWriteZeroes,  // [offset, offset + length_bytes) reads as zeros
   };
 

@@ -36,8 +36,9 @@ absl::Status OpenError(const std::string& path, int error) {
           absl::StrCat(path, ": is read-only and has to be written"));
     case EBUSY:
       return absl::AbortedError(absl::StrCat(
-          path, ": is in use (mounted, or held by another device); unmount or "
-                "release it first"));
+          path,
+          ": is in use (mounted, or held by another device); unmount or "
+          "release it first"));
     default:
       return absl::InternalError(
           absl::StrCat(path, ": cannot open: ", strerror(error)));
@@ -64,8 +65,9 @@ absl::Status Lock(const std::string& path, int fd, bool writable) {
   if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return absl::OkStatus();
   if (errno == EAGAIN || errno == EACCES) {
     return absl::AbortedError(absl::StrCat(
-        path, ": is in use by another dm-user process; unmap its device, or "
-              "wait until that process ends"));
+        path,
+        ": is in use by another dm-user process; unmap its device, or "
+        "wait until that process ends"));
   }
   return absl::InternalError(
       absl::StrCat(path, ": cannot lock: ", strerror(errno)));
@@ -78,8 +80,8 @@ absl::StatusOr<std::unique_ptr<FileDisk>> FileDisk::Open(
   struct stat before = {};
   if (stat(path.c_str(), &before) != 0) return OpenError(path, errno);
   if (!S_ISREG(before.st_mode) && !S_ISBLK(before.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, ": is neither a regular file nor a block device"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": is neither a regular file nor a block device"));
   }
   int flags = O_CLOEXEC | (options.writable ? O_RDWR : O_RDONLY);
   // On a block device O_EXCL (without O_CREAT) means: not while mounted.

@@ -56,9 +56,10 @@ absl::StatusOr<std::string> OrphanMs() {
   if (text == kForever) return text;
   uint32_t seconds = 0;
   if (!absl::SimpleAtoi(text, &seconds) || seconds > 86400) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--orphan_timeout '", text, "': expected 0 to 86400 seconds, or "
-        "'forever'"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--orphan_timeout '", text,
+                     "': expected 0 to 86400 seconds, or "
+                     "'forever'"));
   }
   return absl::StrCat(uint64_t{seconds} * 1000);
 }
@@ -102,9 +103,9 @@ absl::StatusOr<uint64_t> PrepareNull(proto::Attach* attach) {
   uint64_t bytes = 0;
   if (!absl::SimpleAtoi(absl::GetFlag(FLAGS_null), &bytes) ||
       bytes % kSectorBytes != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--null '", absl::GetFlag(FLAGS_null),
-        "': expected a size in bytes, a multiple of 512"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--null '", absl::GetFlag(FLAGS_null),
+                     "': expected a size in bytes, a multiple of 512"));
   }
   attach->mutable_null()->set_size_bytes(bytes);
   return bytes;

@@ -103,21 +103,22 @@ void PrintDevice(const proto::DeviceStatus& device) {
   if (!device.base_path().empty()) {
     printf("  base  %s\n", device.base_path().c_str());
   }
-  printf("  io    %llu reads (%.1f MiB), %llu writes (%.1f MiB), %llu others, "
-         "%llu errors\n",
-         static_cast<unsigned long long>(device.reads()),
-         static_cast<double>(device.read_bytes()) / (1 << 20),
-         static_cast<unsigned long long>(device.writes()),
-         static_cast<double>(device.write_bytes()) / (1 << 20),
-         static_cast<unsigned long long>(device.other_requests()),
-         static_cast<unsigned long long>(device.errors()));
+  printf(
+      "  io    %llu reads (%.1f MiB), %llu writes (%.1f MiB), %llu others, "
+      "%llu errors\n",
+      static_cast<unsigned long long>(device.reads()),
+      static_cast<double>(device.read_bytes()) / (1 << 20),
+      static_cast<unsigned long long>(device.writes()),
+      static_cast<double>(device.write_bytes()) / (1 << 20),
+      static_cast<unsigned long long>(device.other_requests()),
+      static_cast<unsigned long long>(device.errors()));
   if (!device.has_merge()) return;
   const proto::MergeStatus& merge = device.merge();
-  const double percent =
-      merge.total_bytes() == 0
-          ? 100.0
-          : 100.0 * static_cast<double>(merge.merged_bytes()) /
-                static_cast<double>(merge.total_bytes());
+  const double percent = merge.total_bytes() == 0
+                             ? 100.0
+                             : 100.0 *
+                                   static_cast<double>(merge.merged_bytes()) /
+                                   static_cast<double>(merge.total_bytes());
   printf("  merge %s, %llu of %llu ops, %.1f of %.1f MiB (%.1f %%)%s%s\n",
          MergeStateName(merge.state()),
          static_cast<unsigned long long>(merge.merged_ops()),
@@ -140,11 +141,10 @@ absl::Status MergeResult(const proto::DeviceStatus& device) {
   if (device.merge().state() != proto::MergeStatus::FAILED) {
     return absl::OkStatus();
   }
-  return absl::InternalError(
-      absl::StrCat(device.name(), ": the merge stopped: ",
-                   device.merge().error(),
-                   "; the device still reads right. Mend the cause and start "
-                   "the merge again"));
+  return absl::InternalError(absl::StrCat(
+      device.name(), ": the merge stopped: ", device.merge().error(),
+      "; the device still reads right. Mend the cause and start "
+      "the merge again"));
 }
 
 absl::Status WaitForMerge(ControlClient* client, const std::string& name) {
@@ -190,9 +190,8 @@ absl::Status Merge(const Arguments& arguments) {
   if (!client.ok()) return client.status();
   proto::Request request;
   request.mutable_merge()->set_name(arguments[0]);
-  request.mutable_merge()->set_action(absl::GetFlag(FLAGS_pause)
-                                          ? proto::Merge::PAUSE
-                                          : proto::Merge::START);
+  request.mutable_merge()->set_action(
+      absl::GetFlag(FLAGS_pause) ? proto::Merge::PAUSE : proto::Merge::START);
   absl::Status started = client->Call(request).status();
   if (!started.ok() || !absl::GetFlag(FLAGS_wait)) return started;
   return WaitForMerge(&*client, arguments[0]);
