@@ -51,6 +51,11 @@ ODEBUG: free active (active state 0) object type: timer_list
 list_del corruption. prev->next should be ffff, but was dead
 LINES
 
+# A complaint at the start of a long log, in text alone.
+mapfile -t chatter < <(seq -f '[    6.0] chatter %g of a kernel that goes on' 8000)
+verdict 126 7 '[    0.1] INFO: task fio:97 blocked for more than 120 seconds.' \
+  "${chatter[@]}" "$end"
+
 # What a healthy kernel with an out-of-tree module prints.
 verdict 3 7 \
   '[    0.0] Kernel command line: console=ttyS1 x="BUG: no"' \

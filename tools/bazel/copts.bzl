@@ -5,8 +5,6 @@ _WARNINGS = [
     "-Wall",
     "-Wextra",
     "-Werror",
-    # Generated and system headers are not ours to mend.
-    "-Wno-unused-parameter",
 ]
 
 # Libraries and the daemon: no exceptions, no silent narrowing.

@@ -56,8 +56,8 @@ CONF
 }
 
 # package_dependency PACKAGE PATTERN: the newest dependency of any version of
-# PACKAGE whose name matches the extended regular expression.
+# PACKAGE whose name matches the extended regular expression; nothing if none.
 package_dependency() {
   apt-cache show "$1" | sed -n 's/^Depends: //p' | sed 's/[,|]/\n/g' |
-    sed 's/^ *//; s/ .*//' | grep -xE "$2" | sort -Vu | tail -n 1
+    sed 's/^ *//; s/ .*//' | grep -xE "$2" | sort -Vu | tail -n 1 || true
 }

@@ -34,7 +34,13 @@ def cases(testlogs, target):
             # Bazel's own stand-in for programs that write no report.
             if case.get("classname") is None:
                 return None
-            if case.find("failure") is not None or case.find("error") is not None:
+            # A case that did not run proves nothing: it does not count as
+            # passed.
+            if (case.find("failure") is not None or
+                    case.find("error") is not None or
+                    case.find("skipped") is not None or
+                    case.get("result") in ("skipped", "suppressed") or
+                    case.get("status") == "notrun"):
                 failed += 1
             else:
                 passed += 1

@@ -63,7 +63,8 @@ demo_images() {
   mkdir "$work/old" "$work/new"
   say "fetching packages and making two images of $DEMO_IMAGE_MIB MiB (once)"
   private_apt_init "$(cache_dir)/apt"
-  apt-get -q update >&2
+  apt-get -q -o APT::Update::Error-Mode=any update >&2 ||
+    die "$EX_UNAVAILABLE" "cannot read the package lists; is the network there?"
   demo_unpack "$work/old" bookworm "${DEMO_SAME[@]}" "${DEMO_UPGRADED[@]}" \
     "${DEMO_REMOVED[@]}"
   demo_unpack "$work/new" bookworm "${DEMO_SAME[@]}"

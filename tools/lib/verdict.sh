@@ -61,7 +61,10 @@ judge() {
     rc=${rc%% *}
     taint=${marker##*=}
   fi
-  if log_lines "$log" | grep -a -qE "$pattern" || taint_is_bad "$taint"; then
+  # Not grep -q: it leaves at the first match, and then the pipe's other end
+  # dies and pipefail turns the match into a failure.
+  if log_lines "$log" | grep -a -E "$pattern" >/dev/null ||
+    taint_is_bad "$taint"; then
     bad=yes
   fi
 
