@@ -25,6 +25,9 @@ struct Watch {
 
 class Loop {
  public:
+  // One turn in nine for the merge, at the least.
+  static constexpr int kBusyTurnsMax = 8;
+
   virtual ~Loop() = default;
 
   // 0 or an errno value. After Unwatch returns, `ready` is not called again,
@@ -37,8 +40,9 @@ class Loop {
   // already queued keeps its place.
   virtual void Post(Task* task) = 0;
 
-  // As Post, but only when a turn finds no file ready and no other task: for
-  // work that gives way to requests, like a merge.
+  // As Post, but only when a turn finds no file ready and no other task, or
+  // after kBusyTurnsMax turns without such a gap: for work that gives way to
+  // requests, like a merge, and yet must come to an end under steady load.
   virtual void PostIdle(Task* task) = 0;
 
   // Takes a queued task back; no effect on one that is not queued.

@@ -104,9 +104,9 @@ void EpollLoop::Turn(bool wait) {
   tasks_ = Queue();
   while (Task* task = running_.Pop()) task->run(task->context);
 
-  if (was_idle) {
-    if (Task* task = idle_tasks_.Pop()) task->run(task->context);
-  }
+  if (!was_idle && ++busy_turns_ <= kBusyTurnsMax) return;
+  busy_turns_ = 0;
+  if (Task* task = idle_tasks_.Pop()) task->run(task->context);
 }
 
 void EpollLoop::Run() {

@@ -52,6 +52,7 @@ class EpollLoop : public Loop {
   Queue idle_tasks_;
   epoll_event events_[kEventsPerTurn];
   int event_count_ = 0;
+  int busy_turns_ = 0;  // since an idle task last ran
   bool stopped_ = false;
 };
 

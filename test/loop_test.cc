@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Goal: the loop runs tasks in order and in their turn, idle work gives way but
+// is not starved, and nothing is called after it was taken back.
+// Method: the real loop, a turn at a time, with pipes for readiness.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <string>
+#include <vector>
+
+#include "daemon/io/loop_epoll.h"
+#include "gtest/gtest.h"
+
+namespace dmu {
+namespace {
+
+struct Named {
+  Named(std::string* log_in, char name_in) : log(log_in), name(name_in) {
+    task.run = [](void* context) {
+      auto* self = static_cast<Named*>(context);
+      self->log->push_back(self->name);
+      if (self->again != nullptr) self->again->Post(&self->task);
+    };
+    task.context = this;
+  }
+  std::string* log;
+  char name;
+  EpollLoop* again = nullptr;  // posts itself again
+  Task task;
+};
+
+struct Pipe {
+  Pipe() {
+    int fds[2];
+    EXPECT_EQ(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+    read_end.reset(fds[0]);
+    write_end.reset(fds[1]);
+  }
+  void MakeReadable() { EXPECT_EQ(write(write_end.get(), "x", 1), 1); }
+  UniqueFd read_end;
+  UniqueFd write_end;
+};
+
+TEST(LoopTest, TasksRunInOrderAndInTheNextTurn) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  Named a(&log, 'a'), b(&log, 'b');
+  a.again = loop.get();
+  loop->Post(&a.task);
+  loop->Post(&b.task);
+  loop->Post(&a.task);  // keeps its place
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(log, "ab");
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(log, "aba");
+}
+
+TEST(LoopTest, IdleWorkGivesWayAndIsNotStarved) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  Named busy(&log, '.'), idle(&log, 'i');
+  loop->PostIdle(&idle.task);
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(log, "i");
+  busy.again = loop.get();
+  loop->Post(&busy.task);
+  loop->PostIdle(&idle.task);
+  for (int i = 0; i < Loop::kBusyTurnsMax; ++i) loop->Turn(/*wait=*/false);
+  EXPECT_EQ(log.find('i', 1), std::string::npos) << log;
+  loop->Turn(/*wait=*/false);
+  EXPECT_NE(log.find('i', 1), std::string::npos) << log;
+}
+
+TEST(LoopTest, CancelReachesEveryQueue) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  Named a(&log, 'a'), b(&log, 'b'), idle(&log, 'i');
+  loop->Post(&a.task);
+  loop->Post(&b.task);
+  loop->PostIdle(&idle.task);
+  loop->Cancel(&b.task);
+  loop->Cancel(&idle.task);
+  loop->Cancel(&idle.task);
+  for (int i = 0; i < 3; ++i) loop->Turn(/*wait=*/false);
+  EXPECT_EQ(log, "a");
+}
+
+// A task cancels another one of the same turn.
+TEST(LoopTest, CancelWithinATurn) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  Named victim(&log, 'v');
+  struct Killer {
+    EpollLoop* loop;
+    Task* victim;
+    Task task;
+  } killer = {loop.get(), &victim.task, {}};
+  killer.task.run = [](void* context) {
+    auto* self = static_cast<Killer*>(context);
+    self->loop->Cancel(self->victim);
+  };
+  killer.task.context = &killer;
+  loop->Post(&killer.task);
+  loop->Post(&victim.task);
+  loop->Turn(/*wait=*/false);
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(log, "");
+}
+
+// Two files are ready in one turn; whichever comes first unwatches the other.
+TEST(LoopTest, UnwatchTakesBackWhatTheTurnHadFetched) {
+  auto loop = EpollLoop::Create();
+  Pipe pipes[2];
+  struct Side {
+    EpollLoop* loop = nullptr;
+    Watch watch;
+    Watch* other = nullptr;
+    int calls = 0;
+  } sides[2];
+  for (int i = 0; i < 2; ++i) {
+    Side& side = sides[i];
+    side.loop = loop.get();
+    side.other = &sides[1 - i].watch;
+    side.watch.fd = pipes[i].read_end.get();
+    side.watch.events = EPOLLIN;
+    side.watch.context = &side;
+    side.watch.ready = [](void* context, uint32_t) {
+      auto* self = static_cast<Side*>(context);
+      ++self->calls;
+      self->loop->Unwatch(self->other);
+    };
+    ASSERT_EQ(loop->AddWatch(&side.watch), 0);
+    pipes[i].MakeReadable();
+  }
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(sides[0].calls + sides[1].calls, 1);
+}
+
+TEST(LoopTest, ChangeWatchStopsAndStartsReadiness) {
+  auto loop = EpollLoop::Create();
+  Pipe pipe;
+  int calls = 0;
+  Watch watch;
+  watch.fd = pipe.read_end.get();
+  watch.events = EPOLLIN;
+  watch.context = &calls;
+  watch.ready = [](void* context, uint32_t) { ++*static_cast<int*>(context); };
+  ASSERT_EQ(loop->AddWatch(&watch), 0);
+  pipe.MakeReadable();
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(calls, 1);
+  ASSERT_EQ(loop->ChangeWatch(&watch, 0), 0);
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(calls, 1);
+  ASSERT_EQ(loop->ChangeWatch(&watch, EPOLLIN), 0);
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(calls, 2);
+  loop->Unwatch(&watch);
+}
+
+}  // namespace
+}  // namespace dmu
