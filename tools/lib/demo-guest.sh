@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # demo-guest.sh - the demo's main job, on the machine that has the module:
-#   demo-guest.sh update BASE COW DIR [--quiet]
+#   demo-guest.sh update BASE COW DIR KILLS [--quiet]
 #                                        serve, compare, merge, kill, compare
 #   demo-guest.sh compare BASE IMAGE     after a reboot: base against new image
 #
@@ -84,14 +84,32 @@ wait_merged_bytes() {
   while read -r line; do
     bytes=${line##*\"merged_bytes\":}
     bytes=${bytes%%[,\}]*}
-    [ "$bytes" -ge "$want" ] && return 0
+    [ "$bytes" -lt "$want" ] || return 0
   done < <(dmuserctl status "$NAME" --watch --json 2>/dev/null)
   die "the merge ended before it had written $want bytes"
 }
 
+# kill_and_restart KILLS TOTAL - kills the daemon so many times while it merges,
+# at random places that are spread over what is left.
+kill_and_restart() {
+  local kills=$1 total=$2 kill merged=0 at
+  for ((kill = 1; kill <= kills; kill++)); do
+    at=$(((total - merged) / (kills - kill + 2)))
+    at=$((merged + at * (500 + RANDOM % 500) / 1000))
+    wait_merged_bytes "$at"
+    kill -9 "$DAEMON_PID"
+    wait "$DAEMON_PID" 2>/dev/null || true
+    start_daemon
+    merged=$(status_number merged_bytes)
+    echo "killed the daemon in the merge and started it again:" \
+      "$((merged >> 20)) of $((total >> 20)) MiB are merged"
+    [ "$merged" -lt "$total" ] || die "the merge had ended before that kill"
+  done
+}
+
 update() {
-  local base=$1 cow=$2 start total bar=()
-  [ -z "${4-}" ] || bar=("$4")
+  local base=$1 cow=$2 kills=$4 start total bar=()
+  [ -z "${5-}" ] || bar=("$5")
   mkdir -p "$MOUNT" "$CONTROL_DIR"
   start_daemon
   result idle_kib $(($(status_number anonymous_bytes) / 1024))
@@ -113,11 +131,7 @@ update() {
   start=$(now_ms)
   dmuserctl merge "$NAME"
   total=$(status_number total_bytes)
-  wait_merged_bytes $((total / 3))
-  kill -9 "$DAEMON_PID"
-  wait "$DAEMON_PID" 2>/dev/null || true
-  echo "killed the daemon in the middle of the merge; starting it again"
-  start_daemon
+  kill_and_restart "$kills" "$total"
   result merging_kib $(($(status_number anonymous_bytes) / 1024))
   dmuserctl merge "$NAME" --wait "${bar[@]}"
   result merge_ms $(($(now_ms) - start))
