@@ -1,0 +1,158 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Goal: dmuserctl and dmuserd as their users meet them, without a kernel: round
+# trips on real files, every wrong input with its sentence and exit code and
+# nothing changed, an idle daemon that is small and asleep.
+# Usage: tools_test.sh DMUSERCTL DMUSERD MAKE_IMAGES
+set -euo pipefail
+ctl=$PWD/$1
+daemon=$PWD/$2
+make_images=$PWD/$3
+cd "$TEST_TMPDIR"
+
+fail() {
+  echo "FAILED: $*" >&2
+  exit 1
+}
+
+# expect CODE TEXT COMMAND... - the exit code, TEXT in the last line it says, no
+# more than one line, and no file more or less than before.
+expect() {
+  local code=$1 text=$2 got=0 before after said
+  shift 2
+  before=$(find . -mindepth 1 -printf '%p %s %T@\n' | sort)
+  said=$("$@" 2>&1 >/dev/null) || got=$?
+  after=$(find . -mindepth 1 -printf '%p %s %T@\n' | sort)
+  [[ $got -eq $code ]] || fail "'$*' ended with $got, not $code: $said"
+  [[ $said == *"$text"* ]] || fail "'$*' does not say '$text': $said"
+  [[ $said != *$'\n'* || $code -eq 2 ]] || fail "'$*' says too much: $said"
+  [[ $before == "$after" ]] || fail "'$*' changed a file: $(diff <(
+    echo "$before") <(echo "$after"))"
+}
+
+python3 "$make_images" old.img new.img 8
+
+# Round trips.
+for compression in none gz,1 lz4 zstd; do
+  for unit in 4 64 256; do
+    "$ctl" cow create old.img new.img -o a.cow --quiet --force \
+      --compression "$compression" --unit "$unit"
+    "$ctl" cow extract a.cow --base old.img -o out.img --quiet --force
+    cmp out.img new.img || fail "$compression, $unit KiB"
+  done
+done
+"$ctl" cow create old.img new.img -o b.cow --quiet --unit 256 \
+  --compression zstd
+cmp a.cow b.cow || fail "two runs give two files"
+"$ctl" cow inspect a.cow --json | python3 -c '
+import json, sys
+seen = json.load(sys.stdin)
+assert seen["version"] == 3 and seen["known_complete"] is True, seen
+assert seen["base_bytes"] == seen["target_bytes"] == 8 << 20, seen
+assert seen["op_count"] == seen["copy"]["ops"] + seen["zero"]["ops"] \
+    + seen["replace"]["ops"] > 0, seen
+assert seen["merge"]["merged_ops"] == 0, seen
+' || fail "inspect --json"
+"$ctl" cow inspect a.cow >inspect.txt
+grep -q 'complete *yes' inspect.txt || fail "inspect: $(cat inspect.txt)"
+
+# Grown and shrunk.
+cat new.img old.img >long.img
+head -c 1M new.img >short.img
+for pair in "old.img long.img" "old.img short.img" "short.img long.img"; do
+  read -r from to <<<"$pair"
+  "$ctl" cow create "$from" "$to" -o c.cow --quiet --force
+  "$ctl" cow extract c.cow --base "$from" -o out.img --quiet --force
+  cmp out.img "$to" || fail "$pair"
+done
+rm out.img c.cow
+
+# Wrong input.
+: >empty.img
+head -c 5000 old.img >odd.img
+mkdir folder
+expect 9 'missing.img' "$ctl" cow create missing.img new.img -o x.cow
+expect 9 'missing.img' "$ctl" cow create old.img missing.img -o x.cow
+expect 2 'empty.img' "$ctl" cow create empty.img new.img -o x.cow
+expect 2 'empty.img' "$ctl" cow create old.img empty.img -o x.cow
+expect 2 'odd.img' "$ctl" cow create old.img odd.img -o x.cow
+expect 2 'folder' "$ctl" cow create folder new.img -o x.cow
+expect 11 'a.cow' "$ctl" cow create old.img new.img -o a.cow
+expect 2 'new.img' "$ctl" cow create old.img new.img -o new.img --force
+expect 9 'nowhere' "$ctl" cow create old.img new.img -o nowhere/x.cow
+expect 2 '' "$ctl" cow create old.img new.img
+expect 2 '' "$ctl" cow create old.img -o x.cow
+expect 2 'bzip' "$ctl" cow create old.img new.img -o x.cow --compression bzip
+expect 12 'brotli' "$ctl" cow create old.img new.img -o x.cow \
+  --compression brotli
+expect 2 '5' "$ctl" cow create old.img new.img -o x.cow --unit 5
+expect 2 '512' "$ctl" cow create old.img new.img -o x.cow --unit 512
+expect 2 'wings' "$ctl" cow create old.img new.img -o x.cow --wings
+expect 2 '' "$ctl" fly
+expect 2 '' "$ctl"
+
+expect 3 'old.img' "$ctl" cow inspect old.img
+expect 3 'empty.img' "$ctl" cow inspect empty.img
+expect 9 'missing.cow' "$ctl" cow inspect missing.cow
+bytes=$(stat -c %s a.cow)
+for cut in 10 78 100 2097230 2100000 $((bytes / 2)) $((bytes - 1)); do
+  ((cut < bytes)) || continue
+  head -c "$cut" a.cow >cut.cow
+  expect 3 'cut.cow' "$ctl" cow inspect cut.cow
+  expect 3 'cut.cow' "$ctl" cow extract cut.cow --base old.img -o x.img
+done
+expect 4 'short.img' "$ctl" cow extract a.cow --base short.img -o x.img
+expect 4 'long.img' "$ctl" cow extract a.cow --base long.img -o x.img
+expect 9 'missing.img' "$ctl" cow extract a.cow --base missing.img -o x.img
+expect 11 'new.img' "$ctl" cow extract a.cow --base old.img -o new.img
+expect 2 '' "$ctl" cow extract a.cow -o x.img
+# A unit that does not decode is an error, not garbage.
+truncate -s 1M blank.img
+seq 1 200000 >text.img
+truncate -s 1M text.img
+for compression in gz lz4 zstd; do
+  "$ctl" cow create blank.img text.img -o bad.cow --quiet --force \
+    --compression "$compression"
+  printf 'damage' | dd of=bad.cow bs=1 seek=$(($(stat -c %s bad.cow) - 3000)) \
+    conv=notrunc status=none
+  expect 3 'bad.cow' "$ctl" cow extract bad.cow --base blank.img -o x.img
+done
+
+# Help.
+"$ctl" --help >help.txt
+for verb in 'cow create' 'cow inspect' 'cow extract' map merge status unmap \
+  list; do
+  grep -q "$verb" help.txt || fail "help does not name $verb"
+  # shellcheck disable=SC2086 # a verb may be two words
+  "$ctl" help $verb | grep -q usage || fail "no help for $verb"
+done
+
+# No daemon, then one.
+expect 10 'dmuserd' "$ctl" status --control "$PWD/none"
+expect 10 'dmuserd' "$ctl" merge m --control "$PWD/none"
+expect 2 'nonsense' "$daemon" --nonsense
+expect 2 'KiB' "$daemon" --memory 1
+"$daemon" --version | grep -q '^dmuserd ' || fail "--version"
+mkfifo ready
+"$daemon" --control "$PWD/c" --state-dir "$PWD/s" --ready-fd 3 3>ready \
+  2>daemon.log &
+pid=$!
+read -r <ready || fail "dmuserd ended: $(cat daemon.log)"
+expect 5 'another dmuserd' "$daemon" --control "$PWD/c" --state-dir "$PWD/s"
+expect 9 'nothing' "$ctl" merge nothing --control "$PWD/c"
+expect 9 'nothing' "$ctl" status nothing --control "$PWD/c"
+# All it will ever do when idle is to have answered these.
+asleep() { grep ctxt_switches "/proc/$pid/status"; }
+before=$(asleep)
+[[ $(awk '$1 == "Threads:" { print $2 }' "/proc/$pid/status") -eq 1 ]] ||
+  fail "more than one thread"
+anonymous=$(awk '$1 == "Anonymous:" { print $2 }' "/proc/$pid/smaps_rollup")
+((anonymous <= 256)) || fail "an idle daemon holds $anonymous KiB"
+"$ctl" cow create old.img new.img -o idle.cow --quiet --compression gz
+[[ $(asleep) == "$before" ]] || fail "an idle daemon woke up"
+[[ $(stat -c %a c) == 600 ]] || fail "the socket is open to others"
+kill "$pid"
+wait "$pid" || fail "SIGTERM gives $?"
+[[ ! -e c ]] || fail "the socket is left behind"
+echo "all held; an idle daemon holds $anonymous KiB"
