@@ -107,11 +107,12 @@ expect 4 'long.img' "$ctl" cow extract a.cow --base long.img -o x.img
 expect 9 'missing.img' "$ctl" cow extract a.cow --base missing.img -o x.img
 expect 11 'new.img' "$ctl" cow extract a.cow --base old.img -o new.img
 expect 2 '' "$ctl" cow extract a.cow -o x.img
-# A unit that does not decode is an error, not garbage.
+# A unit that does not decode is an error, not garbage. (Of lz4 and raw data the
+# format says nothing by which damage could be seen.)
 truncate -s 1M blank.img
 seq 1 200000 >text.img
 truncate -s 1M text.img
-for compression in gz lz4 zstd; do
+for compression in gz zstd; do
   "$ctl" cow create blank.img text.img -o bad.cow --quiet --force \
     --compression "$compression"
   printf 'damage' | dd of=bad.cow bs=1 seek=$(($(stat -c %s bad.cow) - 3000)) \
@@ -129,19 +130,22 @@ for verb in 'cow create' 'cow inspect' 'cow extract' map merge status unmap \
 done
 
 # No daemon, then one.
-expect 10 'dmuserd' "$ctl" status --control "$PWD/none"
-expect 10 'dmuserd' "$ctl" merge m --control "$PWD/none"
+expect 10 'dmuserd' "$ctl" status --control none
+expect 10 'dmuserd' "$ctl" merge m --control none
 expect 2 'nonsense' "$daemon" --nonsense
-expect 2 'KiB' "$daemon" --memory 1
+expect 2 '128' "$daemon" --memory 1
 "$daemon" --version | grep -q '^dmuserd ' || fail "--version"
 mkfifo ready
-"$daemon" --control "$PWD/c" --state-dir "$PWD/s" --ready-fd 3 3>ready \
+"$daemon" --control c --state-dir s --ready-fd 3 3>ready \
   2>daemon.log &
 pid=$!
 read -r <ready || fail "dmuserd ended: $(cat daemon.log)"
-expect 5 'another dmuserd' "$daemon" --control "$PWD/c" --state-dir "$PWD/s"
-expect 9 'nothing' "$ctl" merge nothing --control "$PWD/c"
-expect 9 'nothing' "$ctl" status nothing --control "$PWD/c"
+got=0
+"$daemon" --control c --state-dir s 2>second.log || got=$?
+[[ $got -eq 5 ]] || fail "a second daemon ended with $got"
+grep -q 'another dmuserd' second.log || fail "$(cat second.log)"
+expect 9 'nothing' "$ctl" merge nothing --control c
+expect 9 'nothing' "$ctl" status nothing --control c
 # All it will ever do when idle is to have answered these.
 asleep() { grep ctxt_switches "/proc/$pid/status"; }
 before=$(asleep)

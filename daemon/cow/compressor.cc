@@ -75,10 +75,14 @@ class ZstdCompressor : public Compressor {
     if (context_ == nullptr) return false;
     // A window larger than a unit would only cost the reader memory.
     const int window_log = std::bit_width(max_unit_bytes) - 1;
+    // Four bytes per unit, which every zstd reader checks: damage is an error
+    // then and not other data.
     return !ZSTD_isError(ZSTD_CCtx_setParameter(
                context_, ZSTD_c_compressionLevel, level)) &&
+           !ZSTD_isError(ZSTD_CCtx_setParameter(context_, ZSTD_c_windowLog,
+                                                window_log)) &&
            !ZSTD_isError(
-               ZSTD_CCtx_setParameter(context_, ZSTD_c_windowLog, window_log));
+               ZSTD_CCtx_setParameter(context_, ZSTD_c_checksumFlag, 1));
   }
 
   uint32_t Compress(ConstByteSpan unit, ByteSpan out) override {
