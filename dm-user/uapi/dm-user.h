@@ -83,7 +83,6 @@ struct dm_user_message {
 #define DM_USER_FEATURE_FENCED	_BITULL(0)	/* DM_USER_CHANNEL_FENCED is known */
 #define DM_USER_FEATURE_POLL	_BITULL(1)	/* poll() and O_NONBLOCK work */
 
-/* States of a target; struct dm_user_info.state. */
 /*
  * States of a target; struct dm_user_info.state. A channel serves from its
  * first read(), its first poll() for input, or DM_USER_IOC_SET_CHANNEL; an open
