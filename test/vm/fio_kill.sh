@@ -5,8 +5,8 @@
 # Method: fio writes a device with checksums and reads all of it back, while the
 # daemon is killed and started again and again.
 set -euo pipefail
-# shellcheck source=daemon_lib.sh
-source /vm/daemon_lib.sh
+# shellcheck source=tools/lib/guest-daemon.sh
+source /vm/guest-daemon.sh
 
 readonly SIZE_MIB=32
 modprobe brd rd_nr=1 rd_size=$((SIZE_MIB * 1024))

@@ -6,8 +6,8 @@
 # compared with the new image after every one; then the base.
 # Disks: vda old image (base), vdb COW, vdc new image.
 set -euo pipefail
-# shellcheck source=daemon_lib.sh
-source /vm/daemon_lib.sh
+# shellcheck source=tools/lib/guest-daemon.sh
+source /vm/guest-daemon.sh
 
 readonly KILLS=10
 readonly FLUSH_MS=300

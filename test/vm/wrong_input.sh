@@ -4,8 +4,8 @@
 # Goal: wrong input gives a sentence and its own exit code, and changes nothing.
 # Disks: vda old image (base), vdb COW, vdc new image.
 set -euo pipefail
-# shellcheck source=daemon_lib.sh
-source /vm/daemon_lib.sh
+# shellcheck source=tools/lib/guest-daemon.sh
+source /vm/guest-daemon.sh
 
 modprobe brd rd_nr=1 rd_size=16384
 before=$(cat /dev/vda /dev/vdb | sha256sum)

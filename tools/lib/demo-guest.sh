@@ -10,16 +10,12 @@
 # DIR/result as "key value" lines.
 set -euo pipefail
 
+# shellcheck source=tools/lib/guest-daemon.sh
+source "$(dirname "$0")/guest-daemon.sh"
+
 readonly NAME=demo
 readonly MOUNT=/run/dm-user-demo
-CONTROL_DIR=/run/dm-user
-DAEMON_PID=
 DIR=
-
-die() {
-  echo "demo: $*" >&2
-  exit 1
-}
 
 # Milliseconds since boot: the same clock for all.
 now_ms() {
@@ -30,21 +26,6 @@ now_ms() {
 
 result() {
   echo "$1 $2" >>"$DIR/result"
-}
-
-start_daemon() {
-  rm -f /run/dmuserd.ready
-  mkfifo /run/dmuserd.ready
-  dmuserd --control "$CONTROL_DIR/control" --ready-fd 3 \
-    3>/run/dmuserd.ready 2>>/run/dmuserd.log &
-  DAEMON_PID=$!
-  # End of file without a line: it ended before it was ready.
-  read -r </run/dmuserd.ready || die "dmuserd ended: $(cat /run/dmuserd.log)"
-}
-
-# The value of a number in `dmuserctl status --json`.
-status_number() {
-  dmuserctl status --json | sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" | head -1
 }
 
 # Every file of the mounted tree against the manifest, from the device and not
@@ -61,7 +42,7 @@ compare_files() {
       cmp - /run/manifest.links || exit 1
     found=$(find . -type f -not -path './lost+found/*' | wc -l)
     listed=$(wc -l </run/manifest.files)
-    [ "$found" -eq "$listed" ] || die "$found files, the new tree has $listed"
+    [ "$found" -eq "$listed" ] || fail "$found files, the new tree has $listed"
   )
 }
 
@@ -78,17 +59,6 @@ read_until_merged() {
   echo "$rounds" >/run/reader.rounds
 }
 
-# Blocks until so many bytes are merged, by the daemon's own events.
-wait_merged_bytes() {
-  local want=$1 line bytes
-  while read -r line; do
-    bytes=${line##*\"merged_bytes\":}
-    bytes=${bytes%%[,\}]*}
-    [ "$bytes" -lt "$want" ] || return 0
-  done < <(dmuserctl status "$NAME" --watch --json 2>/dev/null)
-  die "the merge ended before it had written $want bytes"
-}
-
 # kill_and_restart KILLS TOTAL - kills the daemon so many times while it merges,
 # at random places that are spread over what is left.
 kill_and_restart() {
@@ -96,21 +66,20 @@ kill_and_restart() {
   for ((kill = 1; kill <= kills; kill++)); do
     at=$(((total - merged) / (kills - kill + 2)))
     at=$((merged + at * (500 + RANDOM % 500) / 1000))
-    wait_merged_bytes "$at"
-    kill -9 "$DAEMON_PID"
-    wait "$DAEMON_PID" 2>/dev/null || true
+    wait_merged_bytes "$NAME" "$at"
+    kill_daemon
     start_daemon
     merged=$(status_number merged_bytes)
     echo "killed the daemon in the merge and started it again:" \
       "$((merged >> 20)) of $((total >> 20)) MiB are merged"
-    [ "$merged" -lt "$total" ] || die "the merge had ended before that kill"
+    [ "$merged" -lt "$total" ] || fail "the merge had ended before that kill"
   done
 }
 
 update() {
   local base=$1 cow=$2 kills=$4 start total bar=()
   [ -z "${5-}" ] || bar=("$5")
-  mkdir -p "$MOUNT" "$CONTROL_DIR"
+  mkdir -p "$MOUNT"
   start_daemon
   result idle_kib $(($(status_number anonymous_bytes) / 1024))
 
@@ -137,22 +106,21 @@ update() {
   result merge_ms $(($(now_ms) - start))
   result merge_bytes "$total"
   touch /run/merged
-  wait "$reader" || die "a file read wrong while the merge went on"
+  wait "$reader" || fail "a file read wrong while the merge went on"
   result reader_rounds "$(cat /run/reader.rounds)"
   echo "merged; the reader saw the new tree all the while"
 
   local errors
   errors=$(status_number errors)
-  [ "$errors" -eq 0 ] || die "$errors requests failed"
+  [ "$errors" -eq 0 ] || fail "$errors requests failed"
   umount "$MOUNT"
   dmuserctl unmap "$NAME"
-  kill "$DAEMON_PID"
-  wait "$DAEMON_PID"
+  stop_daemon
   sync
 }
 
 compare() {
-  cmp "$1" "$2" || die "the merged base differs from the new image"
+  cmp "$1" "$2" || fail "the merged base differs from the new image"
   echo "the base is the new image, bit by bit"
 }
 
@@ -166,5 +134,5 @@ case $verb in
   compare)
     compare "$1" "$2"
     ;;
-  *) die "usage: demo-guest.sh update BASE COW DIR | compare BASE IMAGE" ;;
+  *) fail "usage: demo-guest.sh update BASE COW DIR | compare BASE IMAGE" ;;
 esac

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# daemon_lib.sh - what the guest scripts share: the daemon, its figures, checks.
-# Sourced by guest scripts. No sleeps: every wait is for an event.
+# guest-daemon.sh - what scripts on the machine with the module share: the
+# daemon, its figures, checks. Sourced. No sleeps: every wait is for an event.
 
 DAEMON_PID=
 
@@ -42,9 +42,8 @@ wait_merged_bytes() {
   while read -r line; do
     bytes=${line##*\"merged_bytes\":}
     bytes=${bytes%%[,\}]*}
-    [ "$bytes" -ge "$want" ] && break
+    [ "$bytes" -lt "$want" ] || break
   done < <(dmuserctl status "$name" --watch --json 2>/dev/null)
-  return 0
 }
 
 drop_caches() {
