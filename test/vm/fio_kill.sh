@@ -11,7 +11,7 @@ source /vm/guest-daemon.sh
 readonly SIZE_MIB=32
 modprobe brd rd_nr=1 rd_size=$((SIZE_MIB * 1024))
 start_daemon
-dmuserctl map f --file /dev/ram0
+dmuserctl map f --file /dev/ram0 --orphan-timeout forever
 fio --name=kill --filename=/dev/mapper/f --direct=1 --ioengine=libaio \
   --iodepth=16 --rw=randrw --bsrange=512-96k --bs_unaligned=0 \
   --size=${SIZE_MIB}M --io_size=256M --verify=md5 --verify_fatal=1 \
