@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "daemon/base/bytes.h"
+#include "daemon/cow/extension.h"
 #include "daemon/cow/format.h"
 #include "daemon/cow/progress.h"
 #include "test/cow_test_util.h"
@@ -26,7 +27,7 @@ constexpr char kSmallHeader[] =
 
 TEST(Header, DecodesAndEncodesTheSameBytes) {
   const Bytes bytes = FromHex(kSmallHeader);
-  ASSERT_EQ(bytes.size(), kHeaderBytes);
+  ASSERT_EQ(bytes.size(), kHeaderBytesV3);
   const Header h = DecodeHeader(bytes.data());
   EXPECT_EQ(h.major_version, 3);
   EXPECT_EQ(h.minor_version, 0);
@@ -44,18 +45,18 @@ TEST(Header, DecodesAndEncodesTheSameBytes) {
   EXPECT_EQ(h.max_unit_bytes, 4096u);
   EXPECT_EQ(h.OpsOffset(), 0x8eu);
   EXPECT_EQ(h.DataOffset(), 0x10eu);
-  Bytes again(kHeaderBytes);
+  Bytes again(kHeaderBytesV3);
   EncodeHeader(h, again.data());
   EXPECT_EQ(again, bytes);
 }
 
 TEST(Header, EveryFieldHasItsOwnBytes) {
-  // Each byte of the header but the magic changes what is decoded, and is
-  // written back.
-  for (uint32_t i = 8; i < kHeaderBytes; ++i) {
+  // Each byte of the header but magic and version, which decides what the
+  // others are, changes what is decoded, and is written back.
+  for (uint32_t i = 10; i < kHeaderBytesV3; ++i) {
     Bytes bytes = FromHex(kSmallHeader);
     bytes[i] ^= 0x5a;
-    Bytes again(kHeaderBytes);
+    Bytes again(kHeaderBytesV3);
     EncodeHeader(DecodeHeader(bytes.data()), again.data());
     EXPECT_EQ(again, bytes) << "byte " << i;
   }
@@ -93,14 +94,14 @@ TEST(Op, DecodesAndEncodesTheSameBytes) {
   for (const OpCase& c : kOps) {
     const Bytes bytes = FromHex(c.hex);
     Op op;
-    ASSERT_TRUE(DecodeOp(bytes.data(), &op)) << c.hex;
+    ASSERT_TRUE(DecodeOpV3(bytes.data(), Compression::kLz4, &op)) << c.hex;
     EXPECT_EQ(op.type, c.type);
     EXPECT_EQ(op.span_log2, c.span_log2);
     EXPECT_EQ(op.data_length, c.data_length);
     EXPECT_EQ(op.new_block, c.new_block);
     EXPECT_EQ(op.source, c.source);
-    Bytes again(kOpBytes);
-    EncodeOp(op, again.data());
+    Bytes again(kOpBytesV3);
+    EncodeOpV3(op, again.data());
     EXPECT_EQ(again, bytes) << c.hex;
   }
 }
@@ -112,28 +113,29 @@ TEST(Op, FieldsDoNotTouchEachOther) {
   op.data_length = UINT32_MAX;
   op.new_block = UINT32_MAX;
   op.source = (uint64_t{1} << 48) - 1;
-  uint8_t bytes[kOpBytes];
-  EncodeOp(op, bytes);
+  uint8_t bytes[kOpBytesV3];
+  EncodeOpV3(op, bytes);
   EXPECT_EQ(LoadLe<uint64_t>(bytes + 8), 0x2c00ffffffffffffu);
 }
 
 TEST(Op, RefusesWhatIsNoOp) {
   Op op;
   for (int type = 0; type < 16; ++type) {
-    uint8_t bytes[kOpBytes] = {};
+    uint8_t bytes[kOpBytesV3] = {};
     bytes[15] = static_cast<uint8_t>(type << 4);
-    EXPECT_EQ(DecodeOp(bytes, &op),
+    EXPECT_EQ(DecodeOpV3(bytes, Compression::kNone, &op),
               type == 1 || type == 2 || type == 3 || type == 6)
         << type;
   }
   for (int bit = 48; bit < 57; ++bit) {
-    uint8_t bytes[kOpBytes] = {};
+    uint8_t bytes[kOpBytesV3] = {};
     StoreLe<uint64_t>(bytes + 8, uint64_t{1} << 60 | uint64_t{1} << bit);
-    EXPECT_FALSE(DecodeOp(bytes, &op)) << "reserved bit " << bit;
+    EXPECT_FALSE(DecodeOpV3(bytes, Compression::kNone, &op))
+        << "reserved bit " << bit;
   }
-  uint8_t bytes[kOpBytes] = {};
+  uint8_t bytes[kOpBytesV3] = {};
   bytes[15] = 0x2e;  // span_log2 7
-  EXPECT_FALSE(DecodeOp(bytes, &op));
+  EXPECT_FALSE(DecodeOpV3(bytes, Compression::kNone, &op));
 }
 
 TEST(Extension, RoundTripsAndSeesEveryFlippedBit) {
@@ -142,13 +144,16 @@ TEST(Extension, RoundTripsAndSeesEveryFlippedBit) {
   ext.target_bytes = 2 << 20;
   ext.data_end = 12345;
   ext.op_count = 77;
+  ext.complete = true;
+  ext.unit_check_count = 77;
   ext.header_crc = 0xdeadbeef;
   uint8_t bytes[kExtensionBytes];
   EncodeExtension(ext, bytes);
-  EXPECT_EQ(std::memcmp(bytes, "DMSUEXT1", 8), 0);
+  EXPECT_EQ(std::memcmp(bytes, "DMSUEXT2", 8), 0);
   Extension again;
   ASSERT_TRUE(DecodeExtension(bytes, &again));
-  EXPECT_EQ(again.version, 1u);
+  EXPECT_TRUE(again.complete);
+  EXPECT_EQ(again.unit_check_count, 77u);
   EXPECT_EQ(again.base_bytes, ext.base_bytes);
   EXPECT_EQ(again.target_bytes, ext.target_bytes);
   EXPECT_EQ(again.data_end, ext.data_end);
@@ -163,7 +168,7 @@ TEST(Extension, RoundTripsAndSeesEveryFlippedBit) {
 
 TEST(Progress, CounterAndStateAreAllThatChanges) {
   Bytes sector(kSectorBytes, 0xee);
-  EncodeProgress(0x0102030405060708, ScratchState::kWindowStaged,
+  EncodeProgress(Header(), 0x0102030405060708, ScratchState::kWindowStaged,
                  sector.data());
   for (uint32_t i = 0; i < kSectorBytes; ++i) {
     if (i >= 26 && i < 34) {
@@ -179,9 +184,10 @@ TEST(Progress, ScratchMetadataRoundTrips) {
   for (uint32_t i = 0; i < blocks.size(); ++i) blocks[i] = 1000 - i;
   blocks[7] = 0;  // block 0 is a block like any other
   Bytes area(kScratchMetadataBytes - 1, 0xee);
-  EncodeScratchMetadata(blocks.data(), kScratchEntriesMax, area.data());
+  EncodeScratchMetadata(Header(), blocks.data(), kScratchEntriesMax,
+                        area.data());
   std::vector<ScratchEntry> entries;
-  ASSERT_TRUE(DecodeScratchMetadata(area.data(), &entries));
+  ASSERT_TRUE(DecodeScratchMetadata(Header(), area.data(), &entries));
   ASSERT_EQ(entries.size(), kScratchEntriesMax);
   for (uint32_t i = 0; i < entries.size(); ++i) {
     EXPECT_EQ(entries[i].new_block, blocks[i]);
@@ -189,7 +195,7 @@ TEST(Progress, ScratchMetadataRoundTrips) {
   }
   // The 511th place must hold the terminator.
   area[kScratchEntriesMax * kScratchEntryBytes] = 1;
-  EXPECT_FALSE(DecodeScratchMetadata(area.data(), &entries));
+  EXPECT_FALSE(DecodeScratchMetadata(Header(), area.data(), &entries));
 }
 
 TEST(Progress, RefusesImpossibleScratchMetadata) {
@@ -197,16 +203,18 @@ TEST(Progress, RefusesImpossibleScratchMetadata) {
   std::vector<ScratchEntry> entries;
   Bytes area(kScratchMetadataBytes - 1);
   auto changed = [&](uint32_t at, uint64_t value) {
-    EncodeScratchMetadata(blocks, 2, area.data());
+    EncodeScratchMetadata(Header(), blocks, 2, area.data());
     StoreLe<uint64_t>(area.data() + at, value);
-    return DecodeScratchMetadata(area.data(), &entries);
+    return DecodeScratchMetadata(Header(), area.data(), &entries);
   };
   EXPECT_TRUE(changed(0, 6));
   EXPECT_FALSE(changed(0, 5)) << "block twice";
   EXPECT_FALSE(changed(0, uint64_t{1} << 32)) << "no block";
-  EXPECT_FALSE(changed(8, ScratchDataOffset(0) - 1)) << "in front of the data";
-  EXPECT_FALSE(changed(8, ScratchDataOffset(510) - 4095)) << "behind the data";
-  EXPECT_TRUE(changed(8, ScratchDataOffset(509)));
+  EXPECT_FALSE(changed(8, Header().ScratchDataOffset(0) - 1))
+      << "in front of the data";
+  EXPECT_FALSE(changed(8, Header().ScratchDataOffset(510) - 4095))
+      << "behind the data";
+  EXPECT_TRUE(changed(8, Header().ScratchDataOffset(509)));
 }
 
 }  // namespace

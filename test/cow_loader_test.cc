@@ -7,9 +7,11 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <map>
 
 #include "daemon/base/bytes.h"
 #include "daemon/cow/loader.h"
+#include "daemon/cow/writer.h"
 #include "test/cow_test_util.h"
 
 namespace dmu::cow {
@@ -18,6 +20,7 @@ namespace {
 using test::Bytes;
 using test::FromHex;
 using test::LoadBytes;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using Loaded = absl::StatusOr<std::unique_ptr<Image>>;
 using absl::StatusCode;
@@ -62,6 +65,18 @@ Bytes SequenceFile(uint8_t last_op) {
   return file;
 }
 
+// First blocks in the order of M; an entry of a duplicate is left out.
+std::vector<uint32_t> Order(const Index& index) {
+  std::map<uint32_t, uint32_t> blocks;
+  for (uint32_t rank = 0; rank < index.op_count(); ++rank) {
+    const uint32_t block = index.AtRank(rank).new_block;
+    blocks[index.Find(block)->position] = block;
+  }
+  std::vector<uint32_t> order;
+  for (const auto& [position, block] : blocks) order.push_back(block);
+  return order;
+}
+
 TEST(Loader, ReadsTheSmallestFile) {
   const Loaded image = LoadBytes(SmallestFile());
   ASSERT_TRUE(image.ok()) << image.status();
@@ -69,7 +84,7 @@ TEST(Loader, ReadsTheSmallestFile) {
   EXPECT_EQ(index.op_count(), 2u);
   EXPECT_FALSE((*image)->has_extension);
   EXPECT_EQ((*image)->span_blocks, 4u);
-  EXPECT_EQ((*image)->source_blocks, 6u);
+  EXPECT_EQ((*image)->source_end_bytes, 6u * 4096);
   EXPECT_EQ((*image)->merge_bytes, 8192u);
   EXPECT_EQ((*image)->order_error, "");
   EXPECT_FALSE(index.Find(1).has_value());
@@ -80,7 +95,7 @@ TEST(Loader, ReadsTheSmallestFile) {
   EXPECT_EQ(index.NextStart(0), 2u);
   EXPECT_EQ(index.NextStart(2), 3u);
   EXPECT_EQ(index.NextStart(3), Index::kNoBlock);
-  EXPECT_EQ(index.resident_bytes(), 16u);
+  EXPECT_LE(index.resident_bytes(), 32u);
 }
 
 TEST(Loader, SequenceComesFirstInTheMergeOrder) {
@@ -88,11 +103,9 @@ TEST(Loader, SequenceComesFirstInTheMergeOrder) {
   ASSERT_TRUE(image.ok()) << image.status();
   const Index& index = (*image)->index;
   // M = 9 1 | 3 16 20
-  const uint32_t expected[] = {0, 4, 1, 2, 3};
-  for (uint32_t i = 0; i < 5; ++i) {
-    EXPECT_EQ(index.OpAt(i), expected[i]) << i;
-    EXPECT_EQ(index.PositionOf(expected[i]), i) << i;
-  }
+  EXPECT_THAT(Order(index), ElementsAre(9, 1, 3, 16, 20));
+  EXPECT_EQ(index.order(), Index::Order::kSequence);
+  EXPECT_EQ(index.listed_count(), 2u);
   EXPECT_EQ(index.Find(19)->new_block, 16u);
   EXPECT_EQ(index.Find(19)->span_log2, 2);
   EXPECT_FALSE(index.Find(21).has_value());
@@ -110,7 +123,7 @@ TEST(Loader, ResumePointCountIsClamped) {
 TEST(Loader, NoOpsAtAll) {
   Bytes file = SmallestFile();
   StoreLe<uint64_t>(file.data() + 54, 0);
-  file.resize(kHeaderBytes);
+  file.resize(kHeaderBytesV3);
   const Loaded image = LoadBytes(file);
   ASSERT_TRUE(image.ok()) << image.status();
   EXPECT_EQ((*image)->index.op_count(), 0u);
@@ -123,7 +136,7 @@ TEST(Loader, ARoomForManyOpsCostsNothing) {
   StoreLe<uint64_t>(file.data() + 62, UINT32_MAX);
   const Loaded image = LoadBytes(file);
   ASSERT_TRUE(image.ok()) << image.status();
-  EXPECT_EQ((*image)->index.resident_bytes(), 16u);
+  EXPECT_LE((*image)->index.resident_bytes(), 32u);
 }
 
 struct BadCase {
@@ -164,7 +177,8 @@ TEST(Loader, RefusesBadHeaders) {
           {"ten bytes", kBad, "not a COW file", Cut(10)},
           {"half a header", kBad, "truncated", Cut(40)},
           {"magic", kBad, "not a COW file", Set<uint8_t>(3, 0)},
-          {"version 2", kLater, "version 2.0", Set<uint16_t>(8, 2)},
+          {"version 2", kBad, "header_size", Set<uint16_t>(8, 2)},
+          {"version 0", kLater, "version 0.0", Set<uint16_t>(8, 0)},
           {"version 4", kLater, "version 4.0", Set<uint16_t>(8, 4)},
           {"version 3.1", kLater, "version 3.1", Set<uint16_t>(10, 1)},
           {"header size 0", kBad, "header_size", Set<uint16_t>(12, 0)},
@@ -188,7 +202,6 @@ TEST(Loader, RefusesBadHeaders) {
           {"op count over file", kBad, "op table", Set<uint64_t>(54, 3)},
           {"op max", kBad, "op_count_max",
            Set<uint64_t>(62, (uint64_t{1} << 32) + 1)},
-          {"brotli", kLater, "brotli", Set<uint32_t>(70, 2)},
           {"compression 5", kBad, "compression_algorithm",
            Set<uint32_t>(70, 5)},
           {"unit 0", kBad, "max_compression_size", Set<uint32_t>(74, 0)},
@@ -214,7 +227,8 @@ TEST(Loader, RefusesBadOps) {
   ExpectRefused(
       SequenceFile(0x10),
       {
-          {"xor", kLater, "xor", Set<uint8_t>(op_field(4, 15), 0x60)},
+          {"xor without data", kBad, "data bytes",
+           Set<uint8_t>(op_field(4, 15), 0x60)},
           {"type 4", kBad, "is not an op", Set<uint8_t>(op_field(0, 15), 0x40)},
           {"reserved bits", kBad, "is not an op",
            Set<uint8_t>(op_field(0, 14), 1)},
@@ -224,7 +238,7 @@ TEST(Loader, RefusesBadOps) {
            Set<uint8_t>(op_field(0, 15), 0x12)},
           {"zero with data", kBad, "data bytes",
            Set<uint32_t>(op_field(1, 0), 1)},
-          {"copy far away", kBad, "copies from",
+          {"copy far away", kBad, "beyond the largest image",
            Set<uint8_t>(op_field(0, 12), 1)},
           {"last block", kBad, "largest image",
            Set<uint32_t>(op_field(1, 4), UINT32_MAX)},
@@ -249,8 +263,6 @@ TEST(Loader, RefusesBadOps) {
           {"sequence inside a unit", kBad, "no op gives",
            Set<uint32_t>(78, 17)},
           {"sequence twice", kBad, "both name", Set<uint32_t>(82, 9)},
-          {"sequence of a duplicate", kBad, "more than one op",
-           Set<uint32_t>(op_field(1, 4), 9)},
       });
 }
 
@@ -271,7 +283,7 @@ Bytes FileOf(const std::vector<RawOp>& ops, bool scratch = false) {
     op.type = ops[i].type;
     op.new_block = ops[i].block;
     op.source = ops[i].source;
-    EncodeOp(op, file.data() + h.OpsOffset() + i * kOpBytes);
+    EncodeOpV3(op, file.data() + h.OpsOffset() + i * kOpBytesV3);
   }
   return file;
 }
@@ -283,10 +295,8 @@ TEST(Loader, WithoutSequenceTheFileOrderIsTheMergeOrder) {
   const Loaded image =
       LoadBytes(FileOf({{kZero, 30}, {kCopy, 20, 1}, {kZero, 10}}));
   ASSERT_TRUE(image.ok());
-  for (uint32_t i = 0; i < 3; ++i) {
-    EXPECT_EQ((*image)->index.OpAt(i), i);
-    EXPECT_EQ((*image)->index.PositionOf(i), i);
-  }
+  EXPECT_THAT(Order((*image)->index), ElementsAre(30, 20, 10));
+  EXPECT_EQ((*image)->index.order(), Index::Order::kFile);
   EXPECT_EQ((*image)->index.Find(10)->op, 2u);
 }
 
@@ -300,11 +310,9 @@ TEST(Loader, DuplicatesCountButTheFirstWins) {
   EXPECT_EQ(index.Find(3)->op, 1u);
   EXPECT_EQ(index.NextStart(2), 3u);
   EXPECT_EQ(index.NextStart(3), Index::kNoBlock);
-  const uint32_t at[] = {0, 1, 1, 3, 1};
-  for (uint32_t i = 0; i < 5; ++i) {
-    EXPECT_EQ(index.OpAt(i), at[i]) << i;
-    EXPECT_EQ(index.PositionOf(i), at[i]) << i;
-  }
+  EXPECT_EQ(index.merge_count(), 5u);
+  EXPECT_THAT(Order(index), ElementsAre(1, 3, 2));
+  EXPECT_EQ(index.Find(3)->position, 1u);
   EXPECT_EQ((*image)->merge_bytes, 5u * 4096);
   EXPECT_EQ((*image)->order_error, "");
 }
@@ -329,8 +337,9 @@ TEST(Loader, JudgesTheMergeOrder) {
       {"source overwritten by a later zero", {{kCopy, 4, 2}, {kZero, 2}}, true},
       {"copy onto itself", {{kCopy, 4, 4}, {kZero, 2}}, true},
       {"swap", {{kCopy, 1, 2}, {kCopy, 2, 1}}, false},
-      {"copy given twice", {{kCopy, 1, 2}, {kCopy, 1, 2}}, false},
-      {"copy and zero for one block", {{kCopy, 1, 2}, {kZero, 1}}, false},
+      // The second one is never carried out.
+      {"copy given twice", {{kCopy, 1, 2}, {kCopy, 1, 2}}, true},
+      {"copy and zero for one block", {{kCopy, 1, 2}, {kZero, 1}}, true},
       {"zero and copy for one block", {{kZero, 1}, {kCopy, 1, 2}}, true},
   };
   for (const OrderCase& c : cases) {
@@ -347,7 +356,8 @@ TEST(Loader, SequenceDecidesTheMergeOrder) {
   EXPECT_NE((*LoadBytes(plain))->order_error, "");
   StoreLe<uint64_t>(plain.data() + 38, 2);
   const Bytes sequence = FromHex("03000000 02000000");
-  plain.insert(plain.begin() + kHeaderBytes, sequence.begin(), sequence.end());
+  plain.insert(plain.begin() + kHeaderBytesV3, sequence.begin(),
+               sequence.end());
   const Loaded image = LoadBytes(plain);
   ASSERT_TRUE(image.ok()) << image.status();
   EXPECT_EQ((*image)->order_error, "");
@@ -362,7 +372,7 @@ TEST(Loader, ManyOpsOverManyPieces) {
   for (uint32_t i = 0; i < 10000; ++i) {
     ASSERT_EQ((*image)->index.Find(20000 - i)->op, i);
   }
-  EXPECT_EQ((*image)->index.resident_bytes(), 80000u);
+  EXPECT_LE((*image)->index.resident_bytes(), 80000u);
 }
 
 // ---- progress --------------------------------------------------------------
@@ -397,10 +407,11 @@ TEST(Loader, JudgesTheMergeState) {
       {{kCopy, 10, 1}, {kCopy, 11, 2}, {kCopy, 12, 3}, {kCopy, 13, 4}}, true);
   for (const ProgressCase& c : cases) {
     Bytes file = good;
-    EncodeProgress(c.counter, static_cast<ScratchState>(c.state), file.data());
-    EncodeScratchMetadata(c.staged.data(),
+    EncodeProgress(DecodeHeader(file.data()), c.counter,
+                   static_cast<ScratchState>(c.state), file.data());
+    EncodeScratchMetadata(DecodeHeader(file.data()), c.staged.data(),
                           static_cast<uint32_t>(c.staged.size()),
-                          file.data() + kScratchStateOffset + 1);
+                          file.data() + kHeaderBytesV3 + 1);
     const Loaded image = LoadBytes(file);
     ASSERT_TRUE(image.ok()) << c.name << image.status();
     const Progress& progress = (*image)->progress;
@@ -415,8 +426,9 @@ TEST(Loader, JudgesTheMergeState) {
 TEST(Loader, RefusesImpossibleMergeStates) {
   Bytes good = FileOf({{kCopy, 10, 1}}, true);
   const uint32_t blocks[] = {10};
-  EncodeScratchMetadata(blocks, 1, good.data() + kScratchStateOffset + 1);
-  good[kScratchStateOffset] = 2;
+  EncodeScratchMetadata(DecodeHeader(good.data()), blocks, 1,
+                        good.data() + kHeaderBytesV3 + 1);
+  good[kHeaderBytesV3] = 2;
   ExpectRefused(good, {
                           {"state 3", kBad, "merge state", Set<uint8_t>(78, 3)},
                           {"staged data outside", kBad, "staged blocks",
@@ -443,7 +455,7 @@ Bytes ExtendedFile(uint64_t base_blocks, uint64_t target_blocks) {
 }
 
 uint32_t RecordOffset(const Bytes& file) {
-  return static_cast<uint32_t>(ExtensionOffset(DecodeHeader(file.data())));
+  return static_cast<uint32_t>(ExtensionOffsetV3(DecodeHeader(file.data())));
 }
 
 TEST(Loader, ReadsTheExtension) {
@@ -480,8 +492,14 @@ TEST(Loader, RefusesWhatTheExtensionContradicts) {
                 {"damaged record", kBad, "checksum", Set<uint8_t>(at + 17, 9)},
                 {"header changed", kBad, "checksum", Set<uint32_t>(46, 3)},
                 {"cut by a byte", kBad, "truncated", Cut(good.size() - 1)},
-                {"later version", kLater, "version 2",
-                 record([](Extension* e) { e->version = 2; })},
+                {"not complete", kBad, "did not finish",
+                 record([](Extension* e) { e->complete = false; })},
+                {"another op table", kBad, "ops have checksum",
+                 record([](Extension* e) { e->ops_check ^= 1; })},
+                {"tables too large", kBad, "room for",
+                 record([](Extension* e) { e->target_check_count = 9999; })},
+                {"a copy moved", kBad, "ops have checksum",
+                 Set<uint8_t>(0x8e + 8, 6)},
                 {"data end", kBad, "data ends",
                  record([](Extension* e) { e->data_end += 1; })},
                 {"target too small", kBad, "images have",
@@ -503,6 +521,7 @@ TEST(Loader, ARecordOfFewerOpsIsNoRecord) {
   Extension ext;
   ASSERT_TRUE(DecodeExtension(file.data() + at, &ext));
   --ext.op_count;
+  --ext.unit_check_count;
   EncodeExtension(ext, file.data() + at);
   const Loaded image = LoadBytes(file);
   ASSERT_TRUE(image.ok()) << image.status();

@@ -26,8 +26,9 @@ Bytes FromHex(absl::string_view hex) {
   return bytes;
 }
 
-absl::StatusOr<std::unique_ptr<cow::Image>> LoadBytes(const Bytes& file) {
-  cow::Loader loader(file.size());
+absl::StatusOr<std::unique_ptr<cow::Image>> LoadBytes(
+    const Bytes& file, std::optional<uint64_t> label) {
+  cow::Loader loader(file.size(), label);
   while (!loader.done()) {
     const cow::Loader::Want want = loader.want();
     DMU_CHECK(want.offset + want.bytes <= file.size());
@@ -50,6 +51,11 @@ absl::Status MemorySink::WriteAt(uint64_t offset, ConstByteSpan bytes) {
 
 absl::Status MemorySink::Sync() {
   events.push_back({true, 0, {}});
+  return absl::OkStatus();
+}
+
+absl::Status MemorySink::SetEnd(uint64_t bytes) {
+  file.resize(bytes);
   return absl::OkStatus();
 }
 
@@ -89,10 +95,15 @@ Bytes RandomImage(std::mt19937* rng, uint32_t blocks) {
 
 std::vector<cow::Op> OpsOf(const Bytes& file) {
   const cow::Header header = cow::DecodeHeader(file.data());
+  DMU_CHECK(header.is_v3());
   std::vector<cow::Op> ops(header.op_count);
+  uint64_t data = header.DataOffset();
   for (size_t i = 0; i < ops.size(); ++i) {
-    DMU_CHECK(cow::DecodeOp(
-        file.data() + header.OpsOffset() + i * cow::kOpBytes, &ops[i]));
+    DMU_CHECK(
+        cow::DecodeOpV3(file.data() + header.OpsOffset() + i * cow::kOpBytesV3,
+                        header.compression, &ops[i]));
+    if (cow::HasData(ops[i].type)) ops[i].data_offset = data;
+    data += ops[i].data_length;
   }
   return ops;
 }
@@ -100,14 +111,16 @@ std::vector<cow::Op> OpsOf(const Bytes& file) {
 Bytes NaiveOpData(const Bytes& file, const cow::Op& op,
                   const Bytes& old_image) {
   Bytes data(op.span_bytes());
-  if (op.type == cow::OpType::kCopy) {
-    std::memcpy(data.data(), old_image.data() + op.source * kBlockBytes,
-                kBlockBytes);
-  } else if (op.type == cow::OpType::kReplace) {
-    const auto codec =
-        cow::Codec::Create(cow::DecodeHeader(file.data()).compression);
-    const ConstByteSpan stored(file.data() + op.source, op.data_length);
-    DMU_CHECK(cow::DecodeUnit(codec.get(), stored, data) == IoStatus::kOk);
+  if (cow::HasData(op.type)) {
+    const auto codec = cow::Codec::Create(cow::CompressionBit(op.compression));
+    const ConstByteSpan stored(file.data() + op.data_offset, op.data_length);
+    DMU_CHECK(codec->Decode(op.compression, stored, data) == IoStatus::kOk);
+  }
+  if (cow::IsOrderedOp(op.type)) {
+    for (size_t i = 0; i < kBlockBytes; ++i) {
+      data[i] =
+          static_cast<uint8_t>(data[i] ^ old_image[op.source_bytes() + i]);
+    }
   }
   return data;
 }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -26,7 +27,8 @@ using Bytes = std::vector<uint8_t>;
 Bytes FromHex(absl::string_view hex);
 
 // Runs the loader over a file that is in memory.
-absl::StatusOr<std::unique_ptr<cow::Image>> LoadBytes(const Bytes& file);
+absl::StatusOr<std::unique_ptr<cow::Image>> LoadBytes(
+    const Bytes& file, std::optional<uint64_t> label = std::nullopt);
 
 // A sink that grows; keeps what happened for tests of the order of writes.
 class MemorySink : public cow::Sink {
@@ -38,6 +40,7 @@ class MemorySink : public cow::Sink {
   };
   absl::Status WriteAt(uint64_t offset, ConstByteSpan bytes) override;
   absl::Status Sync() override;
+  absl::Status SetEnd(uint64_t bytes) override;
 
   Bytes file;
   std::vector<Event> events;

@@ -121,7 +121,8 @@ class Explorer {
       if (machine->wrote()) CutPower(*machine, seed + steps);
       if (++steps > 5'000) return "the merge does not end";
       if (steps < kill_at) continue;
-      kill_at = steps + rng.Below(40);
+      // Longer and longer, or a merge of many steps would never end.
+      kill_at = steps + rng.Below(40 + steps / 2);
       ++totals_->kills;
       machine = Restart(*machine, rng.Next());
       if (!machine->Load() || !machine->CheckAllBlocks()) {

@@ -30,7 +30,7 @@ Change Copy(uint32_t to, uint32_t from) {
   Change change;
   change.type = cow::OpType::kCopy;
   change.new_block = to;
-  change.source = from;
+  change.source_bytes = uint64_t{from} * kBlockBytes;
   return change;
 }
 
@@ -52,8 +52,12 @@ Change Replace(uint32_t to, uint8_t span_log2 = 0) {
 sim::Scenario MakeFile(uint32_t blocks, std::vector<Change> changes,
                        bool scratch, bool sequence = false) {
   sim::Rng rng(1);
-  return sim::Build(sim::NumberedBlocks(blocks, 1), std::move(changes), scratch,
-                    sequence, cow::Compression::kNone, 1, &rng);
+  sim::LayoutOptions layout;
+  layout.scratch = scratch;
+  layout.sequence = sequence;
+  layout.span_log2_max = 1;
+  return sim::Build(sim::NumberedBlocks(blocks, 1), std::move(changes), layout,
+                    &rng);
 }
 
 struct Files {
@@ -237,7 +241,7 @@ TEST(MergeEngineTest, AWindowThatIsCommittedAlreadyIsNotReplayed) {
   Files files(MakeFile(5, {Copy(0, 1), Copy(1, 2), Copy(2, 3), Zero(4)}, true));
   RunUntil(&files, "flush-base");
   std::vector<uint8_t> file = files.cow.Contents();
-  ASSERT_EQ(file[cow::kScratchStateOffset],
+  ASSERT_EQ(file[cow::kHeaderBytesV3],
             static_cast<uint8_t>(cow::ScratchState::kWindowStaged));
   StoreLe<uint64_t>(file.data() + cow::kMergeCounterOffset, 3);
   files.cow = sim::SimDisk(&files.store, file);
@@ -262,7 +266,7 @@ TEST(MergeEngineTest, AScratchRegionThatFitsNothingIsServedAndNotMerged) {
   EXPECT_STREQ(engine.error(), engine.refusal());
   uint64_t offset = 0;
   EXPECT_TRUE(engine.InScratch(2, &offset));
-  EXPECT_EQ(offset, cow::ScratchDataOffset(2));
+  EXPECT_EQ(offset, cow::Header().ScratchDataOffset(2));
   EXPECT_FALSE(engine.InScratch(3, &offset));
   engine.CheckInvariants();
 }
@@ -326,7 +330,7 @@ class HandTest : public testing::Test {
   sim::Scenario scenario_;
   std::unique_ptr<cow::Image> image_;
   std::unique_ptr<Engine> engine_;
-  Workspace workspace_;
+  Workspace workspace_{kWindowOpsDefault};
   std::vector<uint8_t> staging_ = std::vector<uint8_t>(8 * kBlockBytes);
 };
 

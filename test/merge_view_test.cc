@@ -26,9 +26,9 @@ sim::Scenario Example() {
   std::vector<sim::Change> changes(6);
   changes[0].type = changes[1].type = cow::OpType::kCopy;
   changes[0].new_block = 1;
-  changes[0].source = 5;
+  changes[0].source_bytes = 5 * kBlockBytes;
   changes[1].new_block = 2;
-  changes[1].source = 6;
+  changes[1].source_bytes = 6 * kBlockBytes;
   changes[2].new_block = 3;
   changes[3].new_block = 4;
   changes[4].new_block = 6;
@@ -37,8 +37,10 @@ sim::Scenario Example() {
   changes[5].span_log2 = 1;
   changes[5].data.assign(2 * kBlockBytes, 'r');
   sim::Rng rng(1);
-  return sim::Build(sim::NumberedBlocks(12, 1), changes, /*scratch=*/true,
-                    /*sequence=*/false, cow::Compression::kNone, 1, &rng);
+  sim::LayoutOptions layout;
+  layout.scratch = true;
+  layout.span_log2_max = 1;
+  return sim::Build(sim::NumberedBlocks(12, 1), changes, layout, &rng);
 }
 
 class MergeViewTest : public testing::Test {
@@ -47,11 +49,11 @@ class MergeViewTest : public testing::Test {
   void Load(uint64_t merged_ops, std::vector<uint32_t> staged = {}) {
     std::vector<uint8_t> file = Example().cow;
     if (!staged.empty()) {
-      cow::EncodeScratchMetadata(staged.data(),
+      cow::EncodeScratchMetadata(cow::Header(), staged.data(),
                                  static_cast<uint32_t>(staged.size()),
-                                 file.data() + cow::kScratchStateOffset + 1);
+                                 file.data() + cow::kHeaderBytesV3 + 1);
     }
-    cow::EncodeProgress(merged_ops,
+    cow::EncodeProgress(cow::Header(), merged_ops,
                         staged.empty() ? cow::ScratchState::kInProgress
                                        : cow::ScratchState::kWindowStaged,
                         file.data());
@@ -120,7 +122,7 @@ TEST_F(MergeViewTest, AStagedWindowIsInScratch) {
   Load(0, {1, 2});
   Expect(0, Where::kBase, 1);
   Expect(1, Where::kScratch, 2);
-  EXPECT_EQ(view_->Lookup(2, 1).offset, cow::ScratchDataOffset(1));
+  EXPECT_EQ(view_->Lookup(2, 1).offset, cow::Header().ScratchDataOffset(1));
   Expect(3, Where::kZero, 2);
 }
 
@@ -128,7 +130,7 @@ TEST_F(MergeViewTest, AStagedWindowIsInScratch) {
 TEST_F(MergeViewTest, AStagedWindowInAnotherOrder) {
   Load(0, {2, 1});
   Expect(1, Where::kScratch, 1);
-  EXPECT_EQ(view_->Lookup(1, 1).offset, cow::ScratchDataOffset(1));
+  EXPECT_EQ(view_->Lookup(1, 1).offset, cow::Header().ScratchDataOffset(1));
   Expect(2, Where::kScratch, 1);
 }
 

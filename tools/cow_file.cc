@@ -11,11 +11,12 @@
 
 namespace dmu::tools {
 
-absl::StatusOr<std::unique_ptr<cow::Image>> LoadImage(const File& file) {
+absl::StatusOr<std::unique_ptr<cow::Image>> LoadImage(
+    const File& file, std::optional<uint64_t> label) {
   // Not the size it had when it was opened: a file just written grew since.
   absl::StatusOr<uint64_t> file_bytes = file.SizeNow();
   if (!file_bytes.ok()) return file_bytes.status();
-  cow::Loader loader(*file_bytes);
+  cow::Loader loader(*file_bytes, label);
   std::vector<uint8_t> chunk(cow::Loader::kChunkBytes);
   while (!loader.done()) {
     const cow::Loader::Want want = loader.want();
@@ -31,52 +32,32 @@ absl::StatusOr<std::unique_ptr<cow::Image>> LoadImage(const File& file) {
   return loader.Take();
 }
 
-absl::StatusOr<CowFile> OpenCowFile(const std::string& path) {
+absl::StatusOr<CowFile> OpenCowFile(const std::string& path,
+                                    std::optional<uint64_t> label) {
   absl::StatusOr<File> file = File::OpenForRead(path);
   if (!file.ok()) return file.status();
-  absl::StatusOr<std::unique_ptr<cow::Image>> image = LoadImage(*file);
+  absl::StatusOr<std::unique_ptr<cow::Image>> image = LoadImage(*file, label);
   if (!image.ok()) return image.status();
   return CowFile{*std::move(file), *std::move(image)};
-}
-
-namespace {
-
-absl::StatusOr<cow::Op> DecodeChecked(const CowFile& cow, uint32_t number,
-                                      const uint8_t* bytes) {
-  cow::Op op;
-  if (cow::DecodeOp(bytes, &op)) return op;
-  return absl::DataLossError(absl::StrCat(cow.file.path(), ": op ", number,
-                                          " changed while it was in use"));
-}
-
-uint64_t OffsetOfOp(const CowFile& cow, uint32_t number) {
-  return cow.image->header.OpsOffset() + uint64_t{cow::kOpBytes} * number;
-}
-
-}  // namespace
-
-absl::StatusOr<cow::Op> ReadOp(const CowFile& cow, uint32_t number) {
-  uint8_t bytes[cow::kOpBytes];
-  absl::Status status = cow.file.ReadAt(OffsetOfOp(cow, number), bytes);
-  if (!status.ok()) return status;
-  return DecodeChecked(cow, number, bytes);
 }
 
 absl::Status ForEachOp(
     const CowFile& cow,
     const std::function<absl::Status(uint32_t, const cow::Op&)>& visit) {
-  const uint32_t count = cow.image->index.op_count();
-  constexpr uint32_t kOpsPerRead = 4096;
-  std::vector<uint8_t> chunk(size_t{kOpsPerRead} * cow::kOpBytes);
-  for (uint32_t first = 0; first < count; first += kOpsPerRead) {
-    const uint32_t ops = std::min(kOpsPerRead, count - first);
-    absl::Status status =
-        cow.file.ReadAt(OffsetOfOp(cow, first),
-                        ByteSpan(chunk.data(), size_t{ops} * cow::kOpBytes));
-    for (uint32_t i = 0; i < ops && status.ok(); ++i) {
-      const absl::StatusOr<cow::Op> op =
-          DecodeChecked(cow, first + i, chunk.data() + i * cow::kOpBytes);
-      status = op.ok() ? visit(first + i, *op) : op.status();
+  const cow::OpTable& table = cow.image->ops;
+  std::vector<uint8_t> page_bytes(cow::OpTable::kPageBytesMax);
+  std::vector<cow::Op> ops(cow::OpTable::kPageOps);
+  for (uint32_t n = 0; n < table.page_count(); ++n) {
+    const cow::OpTable::Page page = table.PageAt(n);
+    const ByteSpan bytes(page_bytes.data(), page.bytes);
+    absl::Status status = cow.file.ReadAt(page.offset, bytes);
+    if (status.ok() && !table.DecodeAll(page, bytes.data(), ops.data())) {
+      status = absl::DataLossError(
+          absl::StrCat(cow.file.path(), ": the ops from ", page.first_op,
+                       " on changed while the file was in use"));
+    }
+    for (uint32_t i = 0; i < page.ops && status.ok(); ++i) {
+      status = visit(page.first_op + i, ops[i]);
     }
     if (!status.ok()) return status;
   }

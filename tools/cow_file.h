@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -21,18 +22,17 @@ struct CowFile {
   std::unique_ptr<cow::Image> image;
 };
 
-// Reads `file` to the end of what an attach needs.
-absl::StatusOr<std::unique_ptr<cow::Image>> LoadImage(const File& file);
+// Reads `file` to the end of what an attach needs; label: as it was then.
+absl::StatusOr<std::unique_ptr<cow::Image>> LoadImage(
+    const File& file, std::optional<uint64_t> label = std::nullopt);
 
-// Opens `path` and loads it. Errors name the
-// path; their codes are the loader's and File's.
-absl::StatusOr<CowFile> OpenCowFile(const std::string& path);
+// Opens `path` and loads it. Errors name the path; their codes are the loader's
+// and File's.
+absl::StatusOr<CowFile> OpenCowFile(
+    const std::string& path, std::optional<uint64_t> label = std::nullopt);
 
-// Op `number` of the table, below the file's op count.
-absl::StatusOr<cow::Op> ReadOp(const CowFile& cow, uint32_t number);
-
-// Calls visit(number, op) for every op of the table, in order; stops at the
-// first error it returns.
+// Calls visit(number, op) for every data op, in the order of the file; stops at
+// the first error it returns.
 absl::Status ForEachOp(
     const CowFile& cow,
     const std::function<absl::Status(uint32_t, const cow::Op&)>& visit);

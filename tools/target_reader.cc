@@ -4,15 +4,17 @@
 #include "tools/target_reader.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/base/bytes.h"
+#include "daemon/base/check.h"
+#include "daemon/cow/unit.h"
 
 namespace dmu::tools {
 namespace {
-
-constexpr uint32_t kPieceBlocks = cow::kUnitBytesMax / kBlockBytes;
 
 bool ByBlock(const cow::ScratchEntry& a, const cow::ScratchEntry& b) {
   return a.new_block < b.new_block;
@@ -20,26 +22,36 @@ bool ByBlock(const cow::ScratchEntry& a, const cow::ScratchEntry& b) {
 
 }  // namespace
 
-TargetReader::TargetReader(const CowFile& cow, const File& base)
+TargetReader::TargetReader(const CowFile& cow, const File& base,
+                           const File* source)
     : cow_(&cow),
       base_(&base),
+      source_(source != nullptr ? source : &base),
       target_bytes_(cow::TargetBytes(*cow.image, base.size_bytes())),
-      codec_(cow::Codec::Create(cow.image->header.compression)),
+      codec_(cow::Codec::Create(cow.image->compressions)),
       staged_(cow.image->progress.scratch),
-      stored_(cow::kUnitBytesMax),
-      out_(cow::kUnitBytesMax) {
+      stored_(cow.image->stored_bytes_max),
+      out_(cow::kUnitBytesMax),
+      pages_(kPages),
+      units_(kUnits) {
   std::sort(staged_.begin(), staged_.end(), ByBlock);
 }
 
 absl::StatusOr<TargetReader> TargetReader::Create(const CowFile& cow,
-                                                  const File& base) {
+                                                  const File& base,
+                                                  const File* source) {
   absl::Status status =
       cow::CheckBase(*cow.image, base.size_bytes(), /*for_merge=*/false);
   if (!status.ok()) {
     return absl::Status(status.code(),
                         absl::StrCat(base.path(), ": ", status.message()));
   }
-  TargetReader reader(cow, base);
+  if (source != nullptr && source->size_bytes() < cow.image->source_end_bytes) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        source->path(), ": wrong source: it has ", source->size_bytes(),
+        " bytes, the COW file reads it up to ", cow.image->source_end_bytes));
+  }
+  TargetReader reader(cow, base, source);
   if (reader.codec_ == nullptr) {
     return absl::ResourceExhaustedError("no memory for a decompressor");
   }
@@ -48,105 +60,242 @@ absl::StatusOr<TargetReader> TargetReader::Create(const CowFile& cow,
 
 std::optional<cow::Index::Found> TargetReader::FindPending(
     uint32_t block) const {
-  const cow::Index& index = cow_->image->index;
-  std::optional<cow::Index::Found> found = index.Find(block);
-  if (found.has_value() &&
-      index.PositionOf(found->op) < cow_->image->progress.merged_ops) {
+  std::optional<cow::Index::Found> found = cow_->image->index.Find(block);
+  if (found.has_value() && found->position < cow_->image->progress.merged_ops) {
     found.reset();
   }
   return found;
 }
 
-absl::StatusOr<TargetReader::Piece> TargetReader::ReadPiece(uint32_t block) {
-  const auto staged = std::lower_bound(staged_.begin(), staged_.end(),
-                                       cow::ScratchEntry{block, 0}, ByBlock);
-  if (staged != staged_.end() && staged->new_block == block) {
-    return ReadStaged(block, staged->file_offset);
+absl::Status TargetReader::ReadAt(uint64_t offset, ByteSpan out) {
+  while (!out.empty()) {
+    const uint64_t within = offset % kBlockBytes;
+    const uint64_t blocks = std::min<uint64_t>(
+        (within + out.size() + kBlockBytes - 1) / kBlockBytes, kPieceBlocks);
+    absl::StatusOr<Piece> piece =
+        ReadPiece(static_cast<uint32_t>(offset / kBlockBytes),
+                  static_cast<uint32_t>(blocks));
+    if (!piece.ok()) return piece.status();
+    const uint64_t bytes = std::min<uint64_t>(
+        uint64_t{piece->blocks} * kBlockBytes - within, out.size());
+    if (piece->zero) {
+      std::memset(out.data(), 0, bytes);
+    } else {
+      std::memcpy(out.data(), piece->bytes.data() + within, bytes);
+    }
+    out = out.subspan(bytes);
+    offset += bytes;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<TargetReader::Piece> TargetReader::ReadPiece(
+    uint32_t block, uint32_t blocks_max) {
+  DMU_CHECK(blocks_max >= 1);
+  if (!staged_.empty()) {
+    const auto staged = std::lower_bound(staged_.begin(), staged_.end(),
+                                         cow::ScratchEntry{block, 0}, ByBlock);
+    if (staged != staged_.end() && staged->new_block == block) {
+      return ReadStaged(block, staged->file_offset);
+    }
   }
   const std::optional<cow::Index::Found> found = FindPending(block);
-  if (found.has_value()) return ReadOpAt(*found, block);
-  return ReadBase(block);
+  if (found.has_value()) return ReadOpAt(*found, block, blocks_max);
+  return ReadBase(block, blocks_max);
 }
 
 absl::StatusOr<TargetReader::Piece> TargetReader::ReadStaged(
     uint32_t block, uint64_t file_offset) {
-  unit_op_ = -1;
   const ByteSpan bytes(out_.data(), kBlockBytes);
   absl::Status status = cow_->file.ReadAt(file_offset, bytes);
   if (!status.ok()) return status;
   return Piece{block, 1, false, bytes};
 }
 
+absl::StatusOr<const TargetReader::CachedPage*> TargetReader::FindPage(
+    uint32_t op_number) {
+  const cow::Image& image = *cow_->image;
+  const cow::OpTable::Page page = image.ops.PageOf(op_number);
+  CachedPage& cached = pages_[page.number % kPages];
+  if (cached.number == page.number) return &cached;
+  cached.number = kNone;
+  cached.page = page;
+  cached.ops.resize(cow::OpTable::kPageOps);
+  uint8_t bytes[cow::OpTable::kPageBytesMax];
+  absl::Status status = cow_->file.ReadAt(page.offset, {bytes, page.bytes});
+  if (!status.ok()) return status;
+  if (!image.ops.DecodeAll(page, bytes, cached.ops.data())) {
+    return absl::DataLossError(
+        absl::StrCat(cow_->file.path(), ": the ops from ", page.first_op,
+                     " on changed while the file was in use"));
+  }
+  if (image.unit_checks_offset != 0) {
+    cached.checks.resize(page.ops);
+    status = cow_->file.ReadAt(
+        image.unit_checks_offset + uint64_t{4} * page.first_op,
+        {bytes, size_t{4} * page.ops});
+    if (!status.ok()) return status;
+    for (uint32_t i = 0; i < page.ops; ++i) {
+      cached.checks[i] = LoadLe<uint32_t>(bytes + 4 * i);
+    }
+  }
+  cached.number = page.number;
+  return &cached;
+}
+
+absl::Status TargetReader::Corrupt(const cow::Op& op, uint32_t number,
+                                   const char* what) const {
+  return absl::DataLossError(
+      absl::StrCat(cow_->file.path(), ": the data of op ", number, " (",
+                   cow::OpTypeName(op.type), " of block ", op.new_block, ", ",
+                   op.data_length, " bytes at offset ", op.data_offset, ") ",
+                   what, "; the file is corrupt"));
+}
+
+absl::StatusOr<ConstByteSpan> TargetReader::FindUnit(const cow::Op& op,
+                                                     uint32_t number,
+                                                     const uint32_t* check) {
+  CachedUnit& cached = units_[number % kUnits];
+  const uint32_t unit_bytes = op.span_bytes();
+  if (cached.op == number) {
+    return ConstByteSpan(cached.bytes.data(), unit_bytes);
+  }
+  cached.op = kNone;
+  if (cached.bytes.size() < unit_bytes) cached.bytes.resize(unit_bytes);
+  if (op.data_length > stored_.size()) {
+    return Corrupt(op, number, "changed while the file was in use");
+  }
+  const ByteSpan stored(stored_.data(), op.data_length);
+  absl::Status status = cow_->file.ReadAt(op.data_offset, stored);
+  if (!status.ok()) return status;
+  if (check != nullptr && cow::UnitCheck(stored) != *check) {
+    return Corrupt(op, number, "does not match its checksum");
+  }
+  const ByteSpan unit(cached.bytes.data(), unit_bytes);
+  if (codec_->Decode(op.compression, stored, unit) != IoStatus::kOk) {
+    return Corrupt(op, number,
+                   absl::StrCat("does not decompress (",
+                                cow::CompressionName(op.compression), ") to ",
+                                unit_bytes, " bytes")
+                       .c_str());
+  }
+  cached.op = number;
+  return ConstByteSpan(unit);
+}
+
+absl::StatusOr<TargetReader::Unit> TargetReader::ReadUnit(uint32_t op_number) {
+  const absl::StatusOr<const CachedPage*> page = FindPage(op_number);
+  if (!page.ok()) return page.status();
+  const uint32_t i = op_number - (*page)->page.first_op;
+  Unit unit;
+  unit.op = (*page)->ops[i];
+  if (!cow::HasData(unit.op.type)) return unit;
+  const uint32_t* check =
+      (*page)->checks.empty() ? nullptr : &(*page)->checks[i];
+  absl::StatusOr<ConstByteSpan> bytes = FindUnit(unit.op, op_number, check);
+  if (!bytes.ok()) return bytes.status();
+  unit.bytes = *bytes;
+  return unit;
+}
+
+absl::Status TargetReader::ReadOld(const cow::Op& op, ByteSpan out) {
+  return source_->ReadAt(op.source_bytes(), out);
+}
+
 absl::StatusOr<TargetReader::Piece> TargetReader::ReadOpAt(
-    const cow::Index::Found& found, uint32_t block) {
+    const cow::Index::Found& found, uint32_t block, uint32_t blocks_max) {
   if (found.type == cow::OpType::kZero) return Piece{block, 1, true, {}};
-  const absl::StatusOr<cow::Op> op = ReadOp(*cow_, found.op);
-  if (!op.ok()) return op.status();
-  if (op->type != found.type || op->new_block != found.new_block ||
-      op->span_log2 != found.span_log2) {
+  const absl::StatusOr<const CachedPage*> page = FindPage(found.op);
+  if (!page.ok()) return page.status();
+  const uint32_t i = found.op - (*page)->page.first_op;
+  const cow::Op& op = (*page)->ops[i];
+  if (op.type != found.type || op.new_block != found.new_block ||
+      op.span_log2 != found.span_log2) {
     return absl::DataLossError(
         absl::StrCat(cow_->file.path(), ": op ", found.op,
                      " changed while the file was in use"));
   }
-  if (op->type == cow::OpType::kReplace) return ReadUnit(found, *op, block);
-  unit_op_ = -1;
+  if (op.type == cow::OpType::kCopy) {
+    return ReadCopies(**page, found, blocks_max);
+  }
+  const uint32_t* check =
+      (*page)->checks.empty() ? nullptr : &(*page)->checks[i];
+  const absl::StatusOr<ConstByteSpan> unit = FindUnit(op, found.op, check);
+  if (!unit.ok()) return unit.status();
+  if (op.type == cow::OpType::kReplace) {
+    const uint32_t skip = block - op.new_block;
+    const uint32_t left = std::min(op.span_blocks() - skip, blocks_max);
+    return Piece{
+        block, left, false,
+        unit->subspan(size_t{skip} * kBlockBytes, size_t{left} * kBlockBytes)};
+  }
   const ByteSpan bytes(out_.data(), kBlockBytes);
-  absl::Status status = base_->ReadAt(op->source * kBlockBytes, bytes);
-  if (!status.ok()) return status;
+  if (absl::Status status = ReadOld(op, bytes); !status.ok()) return status;
+  cow::XorOnto(unit->data(), kBlockBytes, bytes.data());
   return Piece{block, 1, false, bytes};
 }
 
-absl::StatusOr<TargetReader::Piece> TargetReader::ReadUnit(
-    const cow::Index::Found& found, const cow::Op& op, uint32_t block) {
-  const ByteSpan unit(out_.data(), op.span_bytes());
-  if (unit_op_ != found.op) {
-    unit_op_ = -1;
-    const ByteSpan stored(stored_.data(),
-                          std::min<size_t>(op.data_length, stored_.size()));
-    absl::Status status = cow_->file.ReadAt(op.source, stored);
-    if (!status.ok()) return status;
-    if (cow::DecodeUnit(codec_.get(), stored, unit) != IoStatus::kOk) {
-      return absl::DataLossError(absl::StrCat(
-          cow_->file.path(), ": the data of op ", found.op, " (block ",
-          op.new_block, ", ", op.data_length, " bytes at offset ", op.source,
-          ") does not decompress to ", op.span_bytes(),
-          " bytes; the file is corrupt"));
+// Copies of adjacent sources to adjacent blocks become one read.
+absl::StatusOr<TargetReader::Piece> TargetReader::ReadCopies(
+    const CachedPage& page, const cow::Index::Found& found,
+    uint32_t blocks_max) {
+  const uint32_t first = found.op - page.page.first_op;
+  const cow::Op& op = page.ops[first];
+  const uint32_t limit =
+      std::min({blocks_max, kPieceBlocks, page.page.ops - first});
+  uint32_t blocks = 1;
+  while (blocks < limit) {
+    const cow::Op& next = page.ops[first + blocks];
+    if (next.type != cow::OpType::kCopy ||
+        next.new_block != op.new_block + blocks ||
+        next.source != op.source + blocks) {
+      break;
     }
-    unit_op_ = found.op;
+    // Not one that is merged, staged or given by an earlier op.
+    const std::optional<cow::Index::Found> pending =
+        FindPending(next.new_block);
+    if (!pending.has_value() || pending->op != found.op + blocks ||
+        std::binary_search(staged_.begin(), staged_.end(),
+                           cow::ScratchEntry{next.new_block, 0}, ByBlock)) {
+      break;
+    }
+    ++blocks;
   }
-  const uint32_t skip = block - op.new_block;
-  const uint32_t left = op.span_blocks() - skip;
-  return Piece{block, left, false, unit.subspan(size_t{skip} * kBlockBytes)};
+  const ByteSpan bytes(out_.data(), size_t{blocks} * kBlockBytes);
+  if (absl::Status status = ReadOld(op, bytes); !status.ok()) return status;
+  return Piece{op.new_block, blocks, false, bytes};
 }
 
-absl::StatusOr<TargetReader::Piece> TargetReader::ReadBase(uint32_t block) {
-  unit_op_ = -1;
+absl::StatusOr<TargetReader::Piece> TargetReader::ReadBase(
+    uint32_t block, uint32_t blocks_max) {
   // Up to the next op, merged or not; scratch blocks are blocks of ops too,
   // unless the file is corrupt.
-  uint64_t end = std::min<uint64_t>(cow_->image->index.NextStart(block),
-                                    uint64_t{block} + kPieceBlocks);
-  const auto staged = std::upper_bound(staged_.begin(), staged_.end(),
-                                       cow::ScratchEntry{block, 0}, ByBlock);
-  if (staged != staged_.end()) end = std::min<uint64_t>(end, staged->new_block);
+  uint64_t end = uint64_t{block} + std::min(blocks_max, kPieceBlocks);
+  if (blocks_max > 1) {
+    end = std::min<uint64_t>(end, cow_->image->index.NextStart(block));
+    const auto staged = std::upper_bound(staged_.begin(), staged_.end(),
+                                         cow::ScratchEntry{block, 0}, ByBlock);
+    if (staged != staged_.end()) {
+      end = std::min<uint64_t>(end, staged->new_block);
+    }
+  }
   end = std::min(end, (target_bytes_ + kBlockBytes - 1) / kBlockBytes);
   const uint64_t offset = uint64_t{block} * kBlockBytes;
   const uint64_t stop = std::min(end * kBlockBytes, target_bytes_);
   if (base_->size_bytes() < stop) {
     return absl::FailedPreconditionError(
         absl::StrCat(base_->path(), ": block ", block,
-                     " of the target comes from the base, "
-                     "which has only ",
+                     " of the target comes from the base, which has only ",
                      base_->size_bytes(), " bytes"));
   }
   const auto blocks = static_cast<uint32_t>(end - block);
+  const uint64_t bytes = stop - offset;
   // The last block of an image that does not fill it is padded with zeros.
-  std::fill_n(out_.begin() + static_cast<int64_t>(stop - offset),
-              uint64_t{blocks} * kBlockBytes - (stop - offset), uint8_t{0});
-  absl::Status status =
-      base_->ReadAt(offset, ByteSpan(out_.data(), stop - offset));
+  std::memset(out_.data() + bytes, 0, size_t{blocks} * kBlockBytes - bytes);
+  absl::Status status = base_->ReadAt(offset, ByteSpan(out_.data(), bytes));
   if (!status.ok()) return status;
   return Piece{block, blocks, false,
-               ConstByteSpan(out_.data(), uint64_t{blocks} * kBlockBytes)};
+               ConstByteSpan(out_.data(), size_t{blocks} * kBlockBytes)};
 }
 
 }  // namespace dmu::tools

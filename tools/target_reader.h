@@ -5,14 +5,16 @@
 //
 // A block comes from the scratch region when a window is staged that holds it;
 // else from the op that gives it, if that op is not merged yet; else from the
-// base. Source blocks of copies that are not merged yet are intact in the base:
+// base. Source blocks of ops that are not merged yet are intact in the base:
 // that is what the merge order is for.
+//
+// One thread. A few decoded units and pages of the op table are kept.
 #ifndef TOOLS_TARGET_READER_H_
 #define TOOLS_TARGET_READER_H_
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,12 +28,19 @@ namespace dmu::tools {
 
 class TargetReader {
  public:
-  // Both must outlive it. kFailedPrecondition when the base does not fit,
-  // kUnimplemented for a compressor that is not served.
+  // All must outlive it. source: what copies and xors read, when that is not
+  // the base (an untouched old image beside a half-merged one); else nullptr.
+  // kFailedPrecondition when an image does not fit, kResourceExhausted without
+  // memory.
   static absl::StatusOr<TargetReader> Create(const CowFile& cow,
-                                             const File& base);
+                                             const File& base,
+                                             const File* source = nullptr);
 
   uint64_t target_bytes() const { return target_bytes_; }
+
+  // Bytes of the image from any offset on, inside it. kDataLoss when data in
+  // the COW file is corrupt; its message says which.
+  absl::Status ReadAt(uint64_t offset, ByteSpan out);
 
   // A piece of the image that is the same kind of thing throughout.
   struct Piece {
@@ -40,30 +49,64 @@ class TargetReader {
     bool zero = false;    // then `bytes` is empty
     ConstByteSpan bytes;  // valid until the next call
   };
-  // The piece at `block` (inside the image), at most 64 blocks long.
-  // kDataLoss when data in the COW file is corrupt.
-  absl::StatusOr<Piece> ReadPiece(uint32_t block);
+  // The piece at `block` (inside the image), at most kPieceBlocks long, and not
+  // longer than blocks_max (>= 1).
+  static constexpr uint32_t kPieceBlocks = cow::kUnitBytesMax / kBlockBytes;
+  absl::StatusOr<Piece> ReadPiece(uint32_t block,
+                                  uint32_t blocks_max = kPieceBlocks);
+
+  // The op and, when it has data, its unit, checked and decoded (of an xor what
+  // is to be xored). Valid until the next call. For checks of a whole file.
+  struct Unit {
+    cow::Op op;
+    ConstByteSpan bytes;
+  };
+  absl::StatusOr<Unit> ReadUnit(uint32_t op_number);
 
  private:
-  TargetReader(const CowFile& cow, const File& base);
+  // Direct-mapped; the units are few, since each may have 256 KiB.
+  static constexpr uint32_t kUnits = 8;
+  static constexpr uint32_t kPages = 64;
+  static constexpr uint32_t kNone = UINT32_MAX;
+  struct CachedPage {
+    uint32_t number = kNone;
+    cow::OpTable::Page page;
+    std::vector<cow::Op> ops;
+    std::vector<uint32_t> checks;
+  };
+  struct CachedUnit {
+    uint32_t op = kNone;
+    std::vector<uint8_t> bytes;
+  };
 
+  TargetReader(const CowFile& cow, const File& base, const File* source);
+
+  absl::StatusOr<const CachedPage*> FindPage(uint32_t op_number);
   absl::StatusOr<Piece> ReadStaged(uint32_t block, uint64_t file_offset);
-  absl::StatusOr<Piece> ReadOpAt(const cow::Index::Found& found,
-                                 uint32_t block);
-  absl::StatusOr<Piece> ReadUnit(const cow::Index::Found& found,
-                                 const cow::Op& op, uint32_t block);
-  absl::StatusOr<Piece> ReadBase(uint32_t block);
+  absl::StatusOr<Piece> ReadOpAt(const cow::Index::Found& found, uint32_t block,
+                                 uint32_t blocks_max);
+  absl::StatusOr<Piece> ReadCopies(const CachedPage& page,
+                                   const cow::Index::Found& found,
+                                   uint32_t blocks_max);
+  absl::StatusOr<Piece> ReadBase(uint32_t block, uint32_t blocks_max);
+  absl::Status ReadOld(const cow::Op& op, ByteSpan out);
+  absl::StatusOr<ConstByteSpan> FindUnit(const cow::Op& op, uint32_t number,
+                                         const uint32_t* check);
+  absl::Status Corrupt(const cow::Op& op, uint32_t number,
+                       const char* what) const;
   // The op that gives the block and is not merged.
   std::optional<cow::Index::Found> FindPending(uint32_t block) const;
 
   const CowFile* cow_;
   const File* base_;
+  const File* source_;
   uint64_t target_bytes_ = 0;
   std::unique_ptr<cow::Codec> codec_;
   std::vector<cow::ScratchEntry> staged_;  // ascending by block
   std::vector<uint8_t> stored_;
   std::vector<uint8_t> out_;
-  int64_t unit_op_ = -1;  // the op whose unit `out_` holds
+  std::vector<CachedPage> pages_;
+  std::vector<CachedUnit> units_;
 };
 
 }  // namespace dmu::tools

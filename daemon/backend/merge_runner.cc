@@ -6,6 +6,7 @@
 #include <new>
 
 #include "daemon/base/check.h"
+#include "daemon/cow/unit.h"
 
 namespace dmu {
 namespace {
@@ -53,14 +54,11 @@ void MergeRunner::Start() {
 void MergeRunner::Pause() { parts_.engine->Pause(); }
 
 bool MergeRunner::Attach() {
-  workspace_.reset(new (std::nothrow) merge::Workspace);
+  workspace_.reset(new (std::nothrow) merge::Workspace(kStagingBlocks));
   staging_ = MappedMemory::Map(size_t{kStagingBlocks} * kBlockBytes);
-  if (parts_.codec != nullptr) {
-    stored_ =
-        MappedMemory::Map(size_t{kSlots} * parts_.image->header.max_unit_bytes);
-  }
-  if (workspace_ == nullptr || staging_.empty() ||
-      (parts_.codec != nullptr && stored_.empty())) {
+  stored_ = MappedMemory::Map(kSlots * room_bytes());
+  if (workspace_ == nullptr || !workspace_->valid() || staging_.empty() ||
+      stored_.empty()) {
     ReleaseMemory();
     return false;
   }
@@ -177,7 +175,29 @@ void MergeRunner::Stopped() {
 
 uint8_t* MergeRunner::StoredBytes(const Slot& slot) const {
   const size_t i = static_cast<size_t>(&slot - slots_);
-  return stored_.span().data() + i * parts_.image->header.max_unit_bytes;
+  return stored_.span().data() + i * room_bytes() + kBlockBytes;
+}
+
+// A raw unit needs no way round.
+bool MergeRunner::DecodesInPlace(const merge::Command& command) const {
+  return command.kind == Kind::kLoadUnit &&
+         command.op.compression == cow::Compression::kNone;
+}
+
+IoStatus MergeRunner::Decode(const Slot& slot) const {
+  const merge::Command& command = slot.command;
+  uint8_t* const stored = StoredBytes(slot);
+  uint8_t* const block = stored - kBlockBytes;
+  const bool is_xor = command.kind == Kind::kXorUnit;
+  const IoStatus status = cow::DecodeUnit(
+      parts_.codec, command.op.compression,
+      command.has_check ? &command.check : nullptr,
+      {DecodesInPlace(command) ? command.data : stored, command.op.data_length},
+      {is_xor ? block : command.data, command.length_bytes});
+  if (status == IoStatus::kOk && is_xor) {
+    cow::XorOnto(block, command.length_bytes, command.data);
+  }
+  return status;
 }
 
 void MergeRunner::Issue(Slot* slot) {
@@ -191,17 +211,17 @@ void MergeRunner::Issue(Slot* slot) {
   switch (command.kind) {
     case Kind::kReadSector:
     case Kind::kReadOps:
+    case Kind::kReadChecks:
+    case Kind::kReadSequence:
     case Kind::kReadScratch:
       break;
     case Kind::kReadSource:
       disk = parts_.source;
       break;
     case Kind::kLoadUnit:
+    case Kind::kXorUnit:
       op.length_bytes = command.op.data_length;
-      // Raw units need no way round. The loader has bounded both lengths.
-      if (command.op.data_length != command.length_bytes) {
-        op.buffer = StoredBytes(*slot);
-      }
+      if (!DecodesInPlace(command)) op.buffer = StoredBytes(*slot);
       break;
     case Kind::kWriteScratch:
     case Kind::kWriteState:
@@ -239,12 +259,9 @@ void MergeRunner::Finish(Slot* slot) {
   DMU_CHECK(slot->busy && busy_ > 0);
   const merge::Command& command = slot->command;
   IoStatus status = slot->op.status;
-  if (status == IoStatus::kOk && command.kind == Kind::kLoadUnit &&
-      command.op.data_length != command.length_bytes) {
-    status = cow::DecodeUnit(parts_.codec,
-                             {StoredBytes(*slot), command.op.data_length},
-                             {command.data, command.length_bytes});
-  }
+  const bool is_unit =
+      command.kind == Kind::kLoadUnit || command.kind == Kind::kXorUnit;
+  if (status == IoStatus::kOk && is_unit) status = Decode(*slot);
   slot->busy = false;
   --busy_;
   parts_.engine->Done(command.id, status);

@@ -24,7 +24,7 @@ class MergeRunner : public MergeControl {
  public:
   // Blocks of staging memory, 2 MiB: windows through scratch then have the 510
   // entries that Android's daemon counts on.
-  static constexpr uint32_t kStagingBlocks = merge::kWindowOpsMax;
+  static constexpr uint32_t kStagingBlocks = merge::kWindowOpsDefault;
 
   // All must outlive the runner; `codec` may be nullptr when nothing is
   // compressed.
@@ -74,7 +74,14 @@ class MergeRunner : public MergeControl {
   void Finish(Slot* slot);
   void Stopped();
   void NotifyIfChanged();
+  // Room of a slot for data as it is in the file, and for one block decoded
+  // from it.
+  size_t room_bytes() const {
+    return kBlockBytes + parts_.image->stored_bytes_max;
+  }
   uint8_t* StoredBytes(const Slot& slot) const;
+  bool DecodesInPlace(const merge::Command& command) const;
+  IoStatus Decode(const Slot& slot) const;
 
   const Parts parts_;
   Slot slots_[kSlots];
@@ -90,7 +97,7 @@ class MergeRunner : public MergeControl {
 
   std::unique_ptr<merge::Workspace> workspace_;
   MappedMemory staging_;
-  MappedMemory stored_;  // kSlots units as they are in the file
+  MappedMemory stored_;  // room_bytes() for each slot
 };
 
 }  // namespace dmu

@@ -14,7 +14,7 @@
 
 #include "daemon/backend/unit_cache.h"
 #include "daemon/block/request.h"
-#include "daemon/cow/loader.h"
+#include "daemon/cow/image.h"
 #include "daemon/io/disk.h"
 #include "daemon/merge/engine.h"
 #include "daemon/merge/view.h"
@@ -23,9 +23,10 @@ namespace dmu {
 
 // Shared by the plans of one device; outlives them.
 struct ReadContext {
-  // Records in a page of the op table, as `pages` holds them.
-  static constexpr uint32_t kPageOps = 256;
-  static constexpr uint32_t kPageBytes = kPageOps * cow::kOpBytes;
+  // What a page of `pages` has at most: ops, or their checks.
+  static constexpr uint32_t kPageBytes = cow::OpTable::kPageBytesMax;
+  // Key of the checks of page n is n with this bit; pages are fewer.
+  static constexpr uint32_t kChecksKey = uint32_t{1} << 31;
 
   const cow::Image* image = nullptr;
   const merge::View* view = nullptr;
@@ -34,7 +35,7 @@ struct ReadContext {
   Disk* source = nullptr;
   Disk* cow = nullptr;
   UnitCache* units = nullptr;  // keyed by op number
-  UnitCache* pages = nullptr;  // keyed by page number
+  UnitCache* pages = nullptr;  // keyed by page number and kChecksKey
   void* owner = nullptr;
   // A lease was released.
   void (*lease_released)(void* owner) = nullptr;
@@ -72,17 +73,29 @@ class ReadPlan {
   static void OnPieceRead(void* context);
   static void OnUnit(void* context, IoStatus status, const uint8_t* data);
   static void OnPage(void* context, IoStatus status, const uint8_t* data);
+  static void OnXorSource(void* context);
+  static void OnXorUnit(void* context, IoStatus status, const uint8_t* data);
 
   // Fetches until something must be waited for or the request is over.
   void Advance();
   Step FetchNext();
   Step FetchCopies(const merge::Piece& piece, uint64_t within, uint64_t bytes);
   Step FetchUnit(const merge::Piece& piece, uint64_t within, uint64_t bytes);
+  Step FetchXor(const merge::Piece& piece, uint64_t within, uint64_t bytes);
+  void FinishXor(IoStatus status, const uint8_t* data);
   // Reads `bytes` from `disk` to the cursor and moves it on.
   Step ReadDisk(Disk* disk, uint64_t offset, uint64_t bytes,
                 const merge::Piece* leased);
-  // The record, or nullptr: its page is being loaded.
-  const uint8_t* FindRecord(uint32_t op_number);
+  // The bytes of a page of the op table, or of the checks for it; nullptr: they
+  // are being loaded.
+  const uint8_t* FindPage(const cow::OpTable::Page& page);
+  const uint8_t* FindChecks(const cow::OpTable::Page& page);
+  const uint8_t* LoadPage(uint32_t key, uint64_t offset, uint32_t bytes);
+  // What the piece's op is, and for the cache where its data is. kBlocked:
+  // something is being loaded. An error is in status_.
+  Step FindOp(const merge::Piece& piece, cow::Op* op,
+              UnitCache::Source* source);
+  PieceIo* FreePiece();
   Step Fail(IoStatus status);
   uint8_t* At() const { return request_->payload.data() + cursor_; }
   uint64_t left() const { return request_->length_bytes - cursor_; }
@@ -93,9 +106,11 @@ class ReadPlan {
   uint64_t cursor_ = 0;  // bytes of the request fetched or in flight
   uint32_t in_flight_ = 0;
   bool waiting_ = false;  // for the unit cache or a page
-  // What OnUnit copies.
+  // What OnUnit copies, and OnXorUnit applies.
   uint64_t unit_skip_bytes_ = 0;
   uint64_t unit_bytes_ = 0;
+  uint32_t xor_op_ = 0;
+  UnitCache::Source xor_source_;
   UnitCache::Waiter waiter_;
   PieceIo pieces_[kPieces];
 };

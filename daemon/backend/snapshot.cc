@@ -13,8 +13,9 @@
 namespace dmu {
 namespace {
 
-// Table pages kept: reads come in runs, and a few runs come at a time.
-constexpr uint32_t kPageEntries = 4;
+// Pages kept, of ops and of checks: reads come in runs, and a few runs come at
+// a time.
+constexpr uint32_t kPageEntries = 8;
 
 // Units kept: four of the largest, and not less than 64 KiB of small ones.
 uint32_t UnitEntries(uint32_t unit_bytes) {
@@ -26,21 +27,17 @@ uint32_t UnitEntries(uint32_t unit_bytes) {
 absl::StatusOr<std::unique_ptr<SnapshotBackend>> SnapshotBackend::Create(
     Parts parts) {
   const cow::Header& header = parts.image->header;
-  std::unique_ptr<cow::Codec> codec;
-  if (header.compression != cow::Compression::kNone) {
-    codec = cow::Codec::Create(header.compression);
-    if (codec == nullptr) {
-      return absl::UnimplementedError(
-          std::string("the COW file is compressed with ") +
-          cow::CompressionName(header.compression) +
-          ", which cannot be decompressed here");
-    }
+  const cow::Image& image = *parts.image;
+  std::unique_ptr<cow::Codec> codec = cow::Codec::Create(image.compressions);
+  if (codec == nullptr) {
+    return absl::ResourceExhaustedError("there is no memory to decompress");
   }
-  auto units =
-      UnitCache::Create(parts.cow.get(), codec.get(), header.max_unit_bytes,
-                        UnitEntries(header.max_unit_bytes));
+  const uint32_t unit_bytes = header.unit_bytes_max();
+  auto units = UnitCache::Create(parts.cow.get(), codec.get(), unit_bytes,
+                                 std::max(image.stored_bytes_max, 1u),
+                                 UnitEntries(unit_bytes));
   auto pages = UnitCache::Create(parts.cow.get(), nullptr,
-                                 ReadContext::kPageBytes, kPageEntries);
+                                 ReadContext::kPageBytes, 0, kPageEntries);
   if (units == nullptr || pages == nullptr) {
     return absl::ResourceExhaustedError(
         "there is no memory for the snapshot's cache");

@@ -7,27 +7,33 @@
 #include <utility>
 
 #include "daemon/base/check.h"
+#include "daemon/cow/unit.h"
 
 namespace dmu {
 
 std::unique_ptr<UnitCache> UnitCache::Create(Disk* cow, cow::Codec* codec,
                                              uint32_t unit_bytes_max,
+                                             uint32_t stored_bytes_max,
                                              uint32_t entries) {
   DMU_CHECK(entries >= 1 && unit_bytes_max >= 1);
-  const uint32_t buffers = entries + (codec != nullptr ? 1 : 0);
-  MappedMemory memory = MappedMemory::Map(size_t{buffers} * unit_bytes_max);
+  MappedMemory memory =
+      MappedMemory::Map(size_t{entries} * unit_bytes_max +
+                        (codec != nullptr ? stored_bytes_max : 0));
   if (memory.empty()) return nullptr;
-  std::unique_ptr<UnitCache> cache(new (std::nothrow) UnitCache(
-      cow, codec, unit_bytes_max, entries, std::move(memory)));
+  std::unique_ptr<UnitCache> cache(
+      new (std::nothrow) UnitCache(cow, codec, unit_bytes_max, stored_bytes_max,
+                                   entries, std::move(memory)));
   if (cache == nullptr || cache->entries_ == nullptr) return nullptr;
   return cache;
 }
 
 UnitCache::UnitCache(Disk* cow, cow::Codec* codec, uint32_t unit_bytes_max,
-                     uint32_t entries, MappedMemory memory)
+                     uint32_t stored_bytes_max, uint32_t entries,
+                     MappedMemory memory)
     : cow_(cow),
       codec_(codec),
       unit_bytes_max_(unit_bytes_max),
+      stored_bytes_max_(stored_bytes_max),
       entry_count_(entries),
       memory_(std::move(memory)),
       entries_(new (std::nothrow) Entry[entries]) {
@@ -48,8 +54,11 @@ const uint8_t* UnitCache::Find(uint32_t key) {
 
 void UnitCache::Load(uint32_t key, const Source& source, Waiter* waiter) {
   DMU_CHECK(source.unit_bytes >= 1 && source.unit_bytes <= unit_bytes_max_);
-  DMU_CHECK(source.stored_bytes <= unit_bytes_max_);
-  DMU_CHECK(source.stored_bytes == source.unit_bytes || codec_ != nullptr);
+  if (source.compression == cow::Compression::kNone) {
+    DMU_CHECK(source.stored_bytes == source.unit_bytes);
+  } else {
+    DMU_CHECK(codec_ != nullptr && source.stored_bytes <= stored_bytes_max_);
+  }
   waiter->key = key;
   waiter->source = source;
   waiter->next = nullptr;
@@ -68,7 +77,7 @@ void UnitCache::BeginLoad() {
   }
   entries_[victim_].valid = false;
   const Source& source = head_->source;
-  const bool raw = source.stored_bytes == source.unit_bytes;
+  const bool raw = source.compression == cow::Compression::kNone;
   op_.kind = DiskOp::Kind::kRead;
   op_.offset = source.offset;
   op_.length_bytes = source.stored_bytes;
@@ -78,9 +87,11 @@ void UnitCache::BeginLoad() {
 
 IoStatus UnitCache::DecodeLoaded() {
   const Source& source = head_->source;
-  if (source.stored_bytes == source.unit_bytes) return IoStatus::kOk;
-  return cow::DecodeUnit(codec_, {DataOf(entry_count_), source.stored_bytes},
-                         {DataOf(victim_), source.unit_bytes});
+  const bool raw = source.compression == cow::Compression::kNone;
+  return cow::DecodeUnit(
+      codec_, source.compression, source.has_check ? &source.check : nullptr,
+      {DataOf(raw ? victim_ : entry_count_), source.stored_bytes},
+      {DataOf(victim_), source.unit_bytes});
 }
 
 void UnitCache::OnRead(void* context) {

@@ -3,8 +3,8 @@
 // unit_cache.h - a few pieces of the COW file, decoded, least recently used
 // first out.
 //
-// Serves both the units of replace ops (keyed by op number) and pages of the op
-// table (keyed by page number; never compressed), one instance for each. One
+// Serves both the data of replace and xor ops (keyed by op number) and pages of
+// the op table and of the checks (never compressed), one instance for each. One
 // load is under way at a time; who waits for the same key shares it. The COW
 // file's ops and data never change, so nothing here is ever out of date.
 #ifndef DAEMON_BACKEND_UNIT_CACHE_H_
@@ -22,11 +22,14 @@ namespace dmu {
 
 class UnitCache {
  public:
-  // Where a unit is and what it becomes: raw when both lengths are equal.
+  // Where a unit is and what it becomes.
   struct Source {
     uint64_t offset = 0;
     uint32_t stored_bytes = 0;
     uint32_t unit_bytes = 0;
+    cow::Compression compression = cow::Compression::kNone;
+    bool has_check = false;
+    uint32_t check = 0;  // cow::UnitCheck of the stored bytes
   };
 
   // Owned by who waits; linked until `ready` runs.
@@ -45,6 +48,7 @@ class UnitCache {
   // is taken here; nullptr without.
   static std::unique_ptr<UnitCache> Create(Disk* cow, cow::Codec* codec,
                                            uint32_t unit_bytes_max,
+                                           uint32_t stored_bytes_max,
                                            uint32_t entries);
   ~UnitCache();
   UnitCache(const UnitCache&) = delete;
@@ -53,8 +57,8 @@ class UnitCache {
   // Valid until the next turn of the loop; nullptr when not there.
   const uint8_t* Find(uint32_t key);
 
-  // Runs waiter->ready from a later turn, exactly once. source.unit_bytes and
-  // stored_bytes must be at most unit_bytes_max.
+  // Runs waiter->ready from a later turn, exactly once. The unit and its stored
+  // bytes must be within the cache's limits.
   void Load(uint32_t key, const Source& source, Waiter* waiter);
 
   bool idle() const { return head_ == nullptr; }
@@ -67,7 +71,7 @@ class UnitCache {
   };
 
   UnitCache(Disk* cow, cow::Codec* codec, uint32_t unit_bytes_max,
-            uint32_t entries, MappedMemory memory);
+            uint32_t stored_bytes_max, uint32_t entries, MappedMemory memory);
 
   static void OnRead(void* context);
   IoStatus DecodeLoaded();
@@ -81,6 +85,7 @@ class UnitCache {
   Disk* const cow_;
   cow::Codec* const codec_;
   const uint32_t unit_bytes_max_;
+  const uint32_t stored_bytes_max_;
   const uint32_t entry_count_;
   MappedMemory memory_;  // entries, then room for what is not yet decoded
   std::unique_ptr<Entry[]> entries_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// format.cc - bytes of the COW file to numbers and back; judges nothing.
+// format.cc - bytes of the COW file to numbers and back; judges nothing
+// that more than one field decides.
 #include "daemon/cow/format.h"
 
 #include <zlib.h>
@@ -34,35 +35,64 @@ enum HeaderAt : uint32_t {
   kAtMaxUnit = 74,
 };
 static_assert(kAtNumMergeOps == kMergeCounterOffset);
-static_assert(kAtMaxUnit + 4 == kHeaderBytes);
+static_assert(kAtMaxUnit + 4 == kHeaderBytesV3);
+static_assert(kAtBufferSize == kHeaderBytesV1);
+static_assert(kAtSequenceCount == kHeaderBytesV2);
 
-// source_info of an op: source in bits 0..47, zeros in 48..56, log2 of the
-// blocks covered in 57..59, type in 60..63.
+// source_info of a version 3 op: source in bits 0..47, zeros in 48..56, log2 of
+// the blocks covered in 57..59, type in 60..63.
 constexpr uint64_t kSourceMask = (uint64_t{1} << 48) - 1;
 constexpr uint64_t kReservedMask = uint64_t{0x1ff} << 48;
 constexpr int kSpanShift = 57;
 constexpr int kTypeShift = 60;
 
-enum ExtensionAt : uint32_t {
-  kAtExtMagic = 0,
-  kAtExtVersion = 8,
-  kAtExtLength = 12,
-  kAtExtBase = 16,
-  kAtExtTarget = 24,
-  kAtExtDataEnd = 32,
-  kAtExtOpCount = 40,
-  kAtExtHeaderCrc = 48,
-  kAtExtZeros = 52,
-  kAtExtCrc = 124,
+// A version 2 op.
+enum OpV2At : uint32_t {
+  kAtType = 0,
+  kAtOpCompression = 1,
+  kAtDataLength = 2,
+  kAtNewBlock = 4,
+  kAtSource = 12,
 };
-static_assert(kAtExtCrc + 4 == kExtensionBytes);
-static_assert(kExtensionBytes % kOpBytes == 0);
+static_assert(kAtSource + 8 == kOpBytesV2);
 
-uint32_t Crc32(const uint8_t* bytes, uint32_t count) {
-  return static_cast<uint32_t>(crc32(0, bytes, count));
+enum FooterAt : uint32_t {
+  kAtFooterType = 0,
+  kAtFooterLength = 2,  // of what follows it and the 16 bytes behind: 64
+  kAtOpsSize = 4,
+  kAtNumOps = 12,
+  kAtUnused = 20,
+  kAtChecksum = 52,
+};
+static_assert(kAtChecksum + sizeof(Footer::checksum) == kFooterBytes);
+
+bool IsKnown(Compression compression) {
+  return compression <= Compression::kZstd;
 }
 
 }  // namespace
+
+const char* OpTypeName(OpType type) {
+  switch (type) {
+    case OpType::kCopy:
+      return "copy";
+    case OpType::kReplace:
+      return "replace";
+    case OpType::kZero:
+      return "zero";
+    case OpType::kLabel:
+      return "label";
+    case OpType::kCluster:
+      return "cluster";
+    case OpType::kXor:
+      return "xor";
+    case OpType::kSequence:
+      return "sequence";
+    case OpType::kFooter:
+      return "footer";
+  }
+  return "?";
+}
 
 const char* CompressionName(Compression compression) {
   switch (compression) {
@@ -80,7 +110,19 @@ const char* CompressionName(Compression compression) {
   return "?";
 }
 
-Header DecodeHeader(const uint8_t bytes[kHeaderBytes]) {
+Header HeaderV2(uint32_t cluster_ops) {
+  Header h;
+  h.major_version = 2;
+  h.header_size = kHeaderBytesV2;
+  h.footer_size = kFooterBytes;
+  h.op_size = kOpBytesV2;
+  h.cluster_ops = cluster_ops;
+  h.resume_point_max = 0;
+  h.max_unit_bytes = 0;
+  return h;
+}
+
+Header DecodeHeader(const uint8_t bytes[kHeaderBytesMax]) {
   Header h;
   h.major_version = LoadLe<uint16_t>(bytes + kAtMajor);
   h.minor_version = LoadLe<uint16_t>(bytes + kAtMinor);
@@ -91,6 +133,14 @@ Header DecodeHeader(const uint8_t bytes[kHeaderBytes]) {
   h.cluster_ops = LoadLe<uint32_t>(bytes + kAtClusterOps);
   h.num_merge_ops = LoadLe<uint64_t>(bytes + kAtNumMergeOps);
   h.buffer_size = LoadLe<uint32_t>(bytes + kAtBufferSize);
+  if (!h.is_v3()) {
+    // There is less than this of them; what the caller gave in its place is not
+    // the header's.
+    if (h.major_version < 2) h.buffer_size = 0;
+    h.resume_point_max = 0;
+    h.max_unit_bytes = 0;
+    return h;
+  }
   h.sequence_data_count = LoadLe<uint64_t>(bytes + kAtSequenceCount);
   h.resume_point_count = LoadLe<uint32_t>(bytes + kAtResumeCount);
   h.resume_point_max = LoadLe<uint32_t>(bytes + kAtResumeMax);
@@ -102,7 +152,7 @@ Header DecodeHeader(const uint8_t bytes[kHeaderBytes]) {
   return h;
 }
 
-void EncodeHeader(const Header& h, uint8_t bytes[kHeaderBytes]) {
+void EncodeHeader(const Header& h, uint8_t bytes[kHeaderBytesMax]) {
   StoreLe<uint64_t>(bytes + kAtMagic, kMagic);
   StoreLe<uint16_t>(bytes + kAtMajor, h.major_version);
   StoreLe<uint16_t>(bytes + kAtMinor, h.minor_version);
@@ -112,7 +162,9 @@ void EncodeHeader(const Header& h, uint8_t bytes[kHeaderBytes]) {
   StoreLe<uint32_t>(bytes + kAtBlockSize, h.block_size);
   StoreLe<uint32_t>(bytes + kAtClusterOps, h.cluster_ops);
   StoreLe<uint64_t>(bytes + kAtNumMergeOps, h.num_merge_ops);
+  if (h.major_version < 2) return;
   StoreLe<uint32_t>(bytes + kAtBufferSize, h.buffer_size);
+  if (!h.is_v3()) return;
   StoreLe<uint64_t>(bytes + kAtSequenceCount, h.sequence_data_count);
   StoreLe<uint32_t>(bytes + kAtResumeCount, h.resume_point_count);
   StoreLe<uint32_t>(bytes + kAtResumeMax, h.resume_point_max);
@@ -123,20 +175,26 @@ void EncodeHeader(const Header& h, uint8_t bytes[kHeaderBytes]) {
   StoreLe<uint32_t>(bytes + kAtMaxUnit, h.max_unit_bytes);
 }
 
-bool DecodeOp(const uint8_t bytes[kOpBytes], Op* op) {
+bool DecodeOpV3(const uint8_t bytes[kOpBytesV3], Compression compression,
+                Op* op) {
   const uint64_t info = LoadLe<uint64_t>(bytes + 8);
-  const auto type = static_cast<OpType>(info >> kTypeShift);
+  *op = Op();
+  op->type = static_cast<OpType>(info >> kTypeShift);
   op->data_length = LoadLe<uint32_t>(bytes);
   op->new_block = LoadLe<uint32_t>(bytes + 4);
-  op->type = type;
   op->span_log2 = static_cast<uint8_t>((info >> kSpanShift) & 7);
   op->source = info & kSourceMask;
   if ((info & kReservedMask) != 0 || op->span_log2 > kSpanLog2Max) return false;
-  return type == OpType::kCopy || type == OpType::kReplace ||
-         type == OpType::kZero || type == OpType::kXor;
+  if (!IsDataOp(op->type)) return false;
+  if (op->type == OpType::kReplace) op->data_offset = op->source;
+  // The rule of version 3, for every compressor: as long as the unit is raw.
+  if (HasData(op->type) && op->data_length != op->span_bytes()) {
+    op->compression = compression;
+  }
+  return true;
 }
 
-void EncodeOp(const Op& op, uint8_t bytes[kOpBytes]) {
+void EncodeOpV3(const Op& op, uint8_t bytes[kOpBytesV3]) {
   DMU_CHECK(op.span_log2 <= kSpanLog2Max);
   DMU_CHECK((op.source & ~kSourceMask) == 0);
   StoreLe<uint32_t>(bytes, op.data_length);
@@ -146,52 +204,94 @@ void EncodeOp(const Op& op, uint8_t bytes[kOpBytes]) {
                         static_cast<uint64_t>(op.type) << kTypeShift);
 }
 
-bool HasExtensionMagic(const uint8_t bytes[kExtensionBytes]) {
-  return LoadLe<uint64_t>(bytes + kAtExtMagic) == kExtensionMagic;
-}
-
-uint64_t ExtensionOffset(const Header& header) {
-  DMU_CHECK(header.op_count <= header.op_count_max);
-  if (header.op_count_max - header.op_count < kExtensionBytes / kOpBytes) {
-    return 0;
+bool DecodeOpV2(const uint8_t bytes[kOpBytesV2], Op* op) {
+  *op = Op();
+  op->type = static_cast<OpType>(bytes[kAtType]);
+  const auto compression = static_cast<Compression>(bytes[kAtOpCompression]);
+  const uint64_t new_block = LoadLe<uint64_t>(bytes + kAtNewBlock);
+  op->data_length = LoadLe<uint16_t>(bytes + kAtDataLength);
+  op->new_block = static_cast<uint32_t>(new_block);
+  op->source = LoadLe<uint64_t>(bytes + kAtSource);
+  if (op->type == OpType::kFooter) return true;
+  switch (op->type) {
+    case OpType::kLabel:
+      return true;
+    case OpType::kCopy:
+    case OpType::kReplace:
+    case OpType::kZero:
+    case OpType::kXor:
+    case OpType::kCluster:
+    case OpType::kSequence:
+      break;
+    default:
+      return false;
   }
-  return header.DataOffset() - kExtensionBytes;
-}
-
-bool DecodeExtension(const uint8_t bytes[kExtensionBytes], Extension* ext) {
-  if (!HasExtensionMagic(bytes) ||
-      LoadLe<uint32_t>(bytes + kAtExtLength) != kExtensionBytes ||
-      LoadLe<uint32_t>(bytes + kAtExtCrc) != Crc32(bytes, kAtExtCrc)) {
-    return false;
+  if (new_block > UINT32_MAX || !IsKnown(compression)) return false;
+  // How far a cluster op leads is bounded by the file, and judged there.
+  if (op->type == OpType::kCluster) return true;
+  if ((op->source & ~kSourceMask) != 0) return false;
+  if (op->type == OpType::kReplace) op->data_offset = op->source;
+  if (op->type == OpType::kReplace || op->type == OpType::kXor) {
+    // A block that did not get smaller is stored raw by lz4 and zstd only.
+    const bool always =
+        compression == Compression::kGz || compression == Compression::kBrotli;
+    op->compression = op->data_length == kBlockBytes && !always
+                          ? Compression::kNone
+                          : compression;
   }
-  ext->version = LoadLe<uint32_t>(bytes + kAtExtVersion);
-  ext->base_bytes = LoadLe<uint64_t>(bytes + kAtExtBase);
-  ext->target_bytes = LoadLe<uint64_t>(bytes + kAtExtTarget);
-  ext->data_end = LoadLe<uint64_t>(bytes + kAtExtDataEnd);
-  ext->op_count = LoadLe<uint64_t>(bytes + kAtExtOpCount);
-  ext->header_crc = LoadLe<uint32_t>(bytes + kAtExtHeaderCrc);
   return true;
 }
 
-void EncodeExtension(const Extension& ext, uint8_t bytes[kExtensionBytes]) {
-  StoreLe<uint64_t>(bytes + kAtExtMagic, kExtensionMagic);
-  StoreLe<uint32_t>(bytes + kAtExtVersion, ext.version);
-  StoreLe<uint32_t>(bytes + kAtExtLength, kExtensionBytes);
-  StoreLe<uint64_t>(bytes + kAtExtBase, ext.base_bytes);
-  StoreLe<uint64_t>(bytes + kAtExtTarget, ext.target_bytes);
-  StoreLe<uint64_t>(bytes + kAtExtDataEnd, ext.data_end);
-  StoreLe<uint64_t>(bytes + kAtExtOpCount, ext.op_count);
-  StoreLe<uint32_t>(bytes + kAtExtHeaderCrc, ext.header_crc);
-  std::memset(bytes + kAtExtZeros, 0, kAtExtCrc - kAtExtZeros);
-  StoreLe<uint32_t>(bytes + kAtExtCrc, Crc32(bytes, kAtExtCrc));
+void EncodeOpV2(const Op& op, Compression stored_as,
+                uint8_t bytes[kOpBytesV2]) {
+  DMU_CHECK(op.span_log2 == 0 && op.data_length <= UINT16_MAX);
+  const bool compressed =
+      op.type == OpType::kReplace || op.type == OpType::kXor;
+  bytes[kAtType] = static_cast<uint8_t>(op.type);
+  bytes[kAtOpCompression] =
+      compressed ? static_cast<uint8_t>(stored_as) : uint8_t{0};
+  StoreLe<uint16_t>(bytes + kAtDataLength,
+                    static_cast<uint16_t>(op.data_length));
+  StoreLe<uint64_t>(bytes + kAtNewBlock, op.new_block);
+  StoreLe<uint64_t>(bytes + kAtSource, op.source);
+}
+
+Footer DecodeFooter(const uint8_t bytes[kFooterBytes]) {
+  Footer footer;
+  footer.data_length = LoadLe<uint16_t>(bytes + kAtFooterLength);
+  footer.ops_size = LoadLe<uint64_t>(bytes + kAtOpsSize);
+  footer.num_ops = LoadLe<uint64_t>(bytes + kAtNumOps);
+  std::memcpy(footer.unused, bytes + kAtUnused, sizeof(footer.unused));
+  std::memcpy(footer.checksum, bytes + kAtChecksum, sizeof(footer.checksum));
+  return footer;
+}
+
+void EncodeFooter(const Footer& footer, uint8_t bytes[kFooterBytes]) {
+  std::memset(bytes, 0, kFooterBytes);
+  bytes[kAtFooterType] = static_cast<uint8_t>(OpType::kFooter);
+  StoreLe<uint16_t>(bytes + kAtFooterLength, kFooterBytes - kOpBytesV2);
+  StoreLe<uint64_t>(bytes + kAtOpsSize, footer.ops_size);
+  StoreLe<uint64_t>(bytes + kAtNumOps, footer.num_ops);
+  std::memcpy(bytes + kAtUnused, footer.unused, sizeof(footer.unused));
+  std::memcpy(bytes + kAtChecksum, footer.checksum, sizeof(footer.checksum));
+}
+
+ResumePoint DecodeResumePoint(const uint8_t bytes[kResumePointBytes]) {
+  return {LoadLe<uint64_t>(bytes), LoadLe<uint64_t>(bytes + 8)};
+}
+
+void EncodeResumePoint(const ResumePoint& point,
+                       uint8_t bytes[kResumePointBytes]) {
+  StoreLe<uint64_t>(bytes, point.label);
+  StoreLe<uint64_t>(bytes + 8, point.op_count);
 }
 
 uint32_t HeaderChecksum(const Header& header) {
   Header unmerged = header;
   unmerged.num_merge_ops = 0;
-  uint8_t bytes[kHeaderBytes];
+  uint8_t bytes[kHeaderBytesMax] = {};
   EncodeHeader(unmerged, bytes);
-  return Crc32(bytes, kHeaderBytes);
+  return static_cast<uint32_t>(crc32(0, bytes, header.header_size));
 }
 
 }  // namespace dmu::cow

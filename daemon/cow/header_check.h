@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// header_check.h - what a version 3 header must say before anything it names
-// is read.
+// header_check.h - what a header must say before anything it names is read.
 #ifndef DAEMON_COW_HEADER_CHECK_H_
 #define DAEMON_COW_HEADER_CHECK_H_
 
@@ -14,12 +13,14 @@
 namespace dmu::cow {
 
 // Judges the first bytes of a file: magic, version, every field against its
-// range, against the others and against the file's size. After kOk every offset
-// that Header computes is exact (no overflow), op_count <= kOpsMax, and unless
-// it is 0, sequence, resume points and the valid part of the op table lie
-// inside the file. `bytes` are the file's first; as many as there are,
-// kHeaderBytes are enough.
-absl::Status CheckHeader(ConstByteSpan bytes, uint64_t file_bytes);
+// range, against the others and against the file's size. `bytes` are the file's
+// first; as many as there are, kHeaderBytesMax are enough. After kOk *header is
+// what they say, every offset that it computes is exact (no overflow) and the
+// scratch region lies inside the file. Version 3: op_count <= kOpsMax, and
+// unless it is 0, sequence, resume points and the valid part of the op table
+// lie inside the file.
+absl::Status CheckHeader(ConstByteSpan bytes, uint64_t file_bytes,
+                         Header* header);
 
 }  // namespace dmu::cow
 

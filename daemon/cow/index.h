@@ -1,15 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// index.h - target block -> op, and the merge order, in 8 bytes per op.
+// index.h - target block -> op, and an op's place in the merge order, in at
+// most 8 bytes per op.
 //
-// The op table stays in the file; what is resident is one sorted entry per op:
-// first block, and op number, type and span packed into 32 bits. Immutable once
-// built (index_builder.h). Files with sequence data keep 8 bytes more per op
-// (order_, position_).
+// The records stay in the file (op_table.h); what is resident is one sorted
+// entry per op, bit-packed: first block, op number, kind, and the position in
+// the merge order where that is not the op number. A field is as wide as this
+// file needs it, an entry a whole number of bytes: 6 for 120,000 ops of a 4 GiB
+// image, 8 with a merge sequence. (Only a sequence of millions of ops over
+// terabytes needs more than 8.) Immutable once built (index_builder.h).
+//
+// The merge order M: first the entries that the file gives an order, which are
+//   kFile      all ops, as they stand in the file (version 3, no sequence)
+//   kOrdered   copies and xors, as they stand in the file (version 2, no
+//              sequence)
+//   kSequence  the blocks that the sequence names
+// and then the other ops by ascending block ("the rest"; kFile has none). M has
+// an entry for each op, also for one that gives a block which another gives;
+// its block is then the earlier op's. Only where the sequence names such a
+// block is there one entry for it.
 #ifndef DAEMON_COW_INDEX_H_
 #define DAEMON_COW_INDEX_H_
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 
@@ -19,14 +33,19 @@ namespace dmu::cow {
 
 class Index {
  public:
+  enum class Order : uint8_t { kFile, kOrdered, kSequence };
+
   struct Found {
-    uint32_t op = 0;         // number in the op table
+    uint32_t op = 0;         // number, as OpTable counts
     uint32_t new_block = 0;  // first block the op covers
+    uint32_t position = 0;   // in M, of its first entry
     OpType type = OpType::kZero;
     uint8_t span_log2 = 0;
+    uint32_t span_blocks() const { return uint32_t{1} << span_log2; }
   };
 
   static constexpr uint32_t kNoBlock = UINT32_MAX;
+  static constexpr uint32_t kNoPosition = UINT32_MAX;
 
   // The op that covers `block`; the first of duplicates. O(log ops), no I/O.
   std::optional<Found> Find(uint32_t block) const;
@@ -35,38 +54,64 @@ class Index {
   // how far a run of unchanged blocks reaches.
   uint32_t NextStart(uint32_t block) const;
 
-  // Entries of the op table.
+  // Data ops of the file.
   uint32_t op_count() const { return op_count_; }
-  // Ops that give a block which an earlier op of the table gives already; they
-  // have an entry in M, but that entry stands for the earlier op.
-  uint32_t duplicate_count() const { return op_count_ - unique_count_; }
+  // Ops that give a block which an earlier op gives already.
+  uint32_t duplicate_count() const { return duplicate_count_; }
 
-  // The merge list M has op_count() entries (duplicates count). The op at a
-  // position of M, and the position of an op (of its first entry). O(1), but
-  // O(log duplicates) in a file that has some. Arguments below op_count().
-  uint32_t OpAt(uint32_t merge_position) const;
-  uint32_t PositionOf(uint32_t op) const;
+  Order order() const { return order_; }
+  // Entries of M.
+  uint32_t merge_count() const { return merge_count_; }
+  // Of them, those before the rest.
+  uint32_t listed_count() const { return listed_count_; }
+
+  // Entries by ascending block, duplicates behind their first. For walks:
+  // rank < op_count().
+  Found AtRank(uint32_t rank) const;
+  // The first rank >= `rank` that belongs to the rest; op_count() if none.
+  uint32_t NextRestRank(uint32_t rank) const;
+  // The rank whose entry has this position; op_count() if none. O(ops).
+  uint32_t RankOfPosition(uint32_t position) const;
 
   // Bytes held.
-  uint64_t resident_bytes() const;
+  uint64_t resident_bytes() const { return entries_bytes_; }
 
  private:
   friend class IndexBuilder;
+  struct Free {
+    void operator()(uint8_t* memory) const { std::free(memory); }
+  };
 
-  // First of `op`'s duplicates; `op` itself when it has none.
-  uint32_t FirstOf(uint32_t op) const;
-  // Number of entries whose first block is <= block.
-  uint32_t CountUpTo(uint32_t block) const;
+  // Bits of an entry, from the lowest: kind (4: a type, or a span of replace),
+  // position, op, block.
+  struct Layout {
+    uint8_t position_bits = 0;  // 0: the position is the op number
+    uint8_t op_bits = 27;
+    uint8_t block_bits = 32;
+    uint8_t stride_bytes = 8;
+  };
 
+  static unsigned __int128 Pack(const Layout& layout, const Found& found);
+  Found Unpack(unsigned __int128 bits) const;
+  unsigned __int128 Load(uint32_t rank) const;
+  void Store(uint32_t rank, unsigned __int128 bits);
+  uint32_t BlockAt(uint32_t rank) const;
+  // Number of entries whose first block is below `block`.
+  uint32_t RankBelow(uint64_t block) const;
+  // The rank of this very op.
+  std::optional<uint32_t> RankOf(uint32_t block, uint32_t op) const;
+
+  Order order_ = Order::kFile;
+  Layout layout_;
   uint32_t op_count_ = 0;
-  uint32_t unique_count_ = 0;
-  // [0, unique_count_): packed entries (index_builder.h), ascending by block.
-  // [unique_count_, op_count_): op << 32 | first op, ascending, one for each
-  // duplicate.
-  std::unique_ptr<uint64_t[]> entries_;
-  // Only with sequence data: position -> op and op -> position.
-  std::unique_ptr<uint32_t[]> order_;
-  std::unique_ptr<uint32_t[]> position_;
+  uint32_t merge_count_ = 0;
+  uint32_t listed_count_ = 0;
+  uint32_t duplicate_count_ = 0;
+  // op_count_ entries, and kPadBytes behind so that the last one can be loaded
+  // like the others.
+  static constexpr uint32_t kPadBytes = 16;
+  std::unique_ptr<uint8_t[], Free> entries_;
+  uint64_t entries_bytes_ = 0;
 };
 
 }  // namespace dmu::cow

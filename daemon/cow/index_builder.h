@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// index_builder.h - makes an Index from the op table, then the sequence data.
+// index_builder.h - makes an Index from the ops, then what orders them.
 //
-// Steps, in this order: Reserve, Add for every op, Sort, AddToSequence for
-// every sequence entry, Finish. Memory is taken in Reserve and is what the
-// Index keeps; nothing is copied. Status codes are the loader's.
+// Steps, in this order: Begin, Add for every data op in the order of the file,
+// Sort, then the merge order:
+//   kSequence  AddToSequence for every entry of the sequence
+//   kOrdered   AddListed for every copy and xor, in the order of the file
+//   kFile      nothing
+// and Finish. Memory: 8 bytes per op, in place, and given back as far as the
+// packed entries are smaller. Status codes are the loader's.
 #ifndef DAEMON_COW_INDEX_BUILDER_H_
 #define DAEMON_COW_INDEX_BUILDER_H_
 
@@ -16,38 +20,41 @@
 
 namespace dmu::cow {
 
-// An entry in 64 bits: first block in 32..63, op number in 5..31, type in 3..4,
-// span_log2 in 0..2. Ascending numbers are ascending blocks, and among equal
-// blocks ascending ops, so that the first duplicate comes first.
-uint64_t PackIndexEntry(const Op& op, uint32_t op_number);
-Index::Found UnpackIndexEntry(uint64_t entry);
-
 class IndexBuilder {
  public:
-  // op_count <= kOpsMax, sequence_count <= op_count. kResourceExhausted without
-  // memory. Pages are not touched before their entry is added.
-  absl::Status Reserve(uint32_t op_count, uint32_t sequence_count);
+  // op_count: how many ops there will be, <= kOpsMax; 0: not known, memory
+  // grows with them. kResourceExhausted without memory. Pages are not touched
+  // before their entry is added, so that a file which claims many ops costs
+  // address space only, until they turn out to be there.
+  absl::Status Begin(uint64_t op_count);
 
-  // The next op of the table.
-  void Add(const Op& op);
+  // The next op. kResourceExhausted without memory, kUnimplemented for more
+  // than kOpsMax.
+  absl::Status Add(const Op& op);
+  uint32_t added() const { return index_.op_count_; }
 
   // After the last Add. kDataLoss when a multi-block op overlaps another op.
-  absl::Status Sort();
+  absl::Status Sort(Index::Order order);
 
-  // The next entry of the sequence. kDataLoss when no op, or more than one,
-  // gives that block, or when it was named before.
+  // The next entry of the sequence. kDataLoss when no op gives that block, or
+  // when it was named before.
   absl::Status AddToSequence(uint32_t new_block);
 
-  // After the last AddToSequence.
+  // The next copy or xor of the file, and its number. False when that op was
+  // not added as such.
+  bool AddListed(uint32_t number, const Op& op);
+
+  // Orders the rest.
   Index Finish();
 
  private:
-  void FillOrderWithRest();
-  void MoveDuplicatesBehind();
+  absl::Status Reserve(uint64_t op_count);
+  absl::Status Repack();
 
   Index index_;
-  uint32_t added_ = 0;
-  uint32_t sequence_added_ = 0;
+  uint64_t capacity_ = 0;
+  uint32_t blocks_ = 0;  // highest first block of an op, and 1
+  uint32_t listed_ = 0;
 };
 
 }  // namespace dmu::cow

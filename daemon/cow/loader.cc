@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// loader.cc - the steps of reading a COW file and what each one checks.
+// loader.cc - the steps of reading a COW file, and what leads from one to the
+// next. What each op must be is in loader_ops.cc.
 #include "daemon/cow/loader.h"
 
 #include <algorithm>
@@ -16,58 +17,20 @@ namespace {
 
 // The first read: header and, behind it, the state byte of the scratch region.
 constexpr uint32_t kFirstBytes = kSectorBytes;
-static_assert(kScratchStateOffset < kFirstBytes);
-static_assert(Loader::kChunkBytes % kOpBytes == 0);
-
-const char* TypeName(OpType type) {
-  switch (type) {
-    case OpType::kCopy:
-      return "copy";
-    case OpType::kReplace:
-      return "replace";
-    case OpType::kZero:
-      return "zero";
-    case OpType::kXor:
-      return "xor";
-  }
-  return "?";
-}
+static_assert(kHeaderBytesMax < kFirstBytes);
+static_assert(Loader::kChunkBytes % kOpBytesV3 == 0);
+static_assert(OpTable::kPageBytesMax <= Loader::kChunkBytes);
 
 uint64_t BlocksOf(uint64_t bytes) {
   return bytes / kBlockBytes + (bytes % kBlockBytes != 0);
 }
 
-absl::Status CheckExtension(const Extension& ext, const Header& header,
-                            uint32_t header_crc) {
-  if (ext.version != 1) {
-    return absl::UnimplementedError(absl::StrFormat(
-        "the COW file's extension record has version %u; only version 1 can be "
-        "read",
-        ext.version));
-  }
-  if (ext.header_crc != header_crc) {
-    return absl::DataLossError(absl::StrFormat(
-        "the header has checksum %08x, the extension record says %08x; the "
-        "file is corrupt",
-        header_crc, ext.header_crc));
-  }
-  constexpr uint64_t kImageBytesMax = uint64_t{UINT32_MAX} * kBlockBytes;
-  if (ext.base_bytes > kImageBytesMax || ext.target_bytes > kImageBytesMax ||
-      ext.base_bytes % kSectorBytes != 0 ||
-      ext.target_bytes % kSectorBytes != 0 ||
-      ext.data_end < header.DataOffset()) {
-    return absl::DataLossError(absl::StrFormat(
-        "the extension record says: base %u bytes, target %u bytes, data up to "
-        "%u, which cannot be; the file is corrupt",
-        ext.base_bytes, ext.target_bytes, ext.data_end));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
-Loader::Loader(uint64_t file_bytes)
-    : file_bytes_(file_bytes), image_(std::make_unique<Image>()) {
+Loader::Loader(uint64_t file_bytes, std::optional<uint64_t> label)
+    : file_bytes_(file_bytes),
+      label_(label),
+      image_(std::make_unique<Image>()) {
   SetRange(0, std::min<uint64_t>(file_bytes, kFirstBytes));
 }
 
@@ -108,17 +71,23 @@ absl::Status Loader::FeedStep(ConstByteSpan bytes) {
   switch (step_) {
     case Step::kHeader:
       return TakeHeader(bytes);
-    case Step::kExtension:
-      return TakeExtension(bytes);
     case Step::kScratch:
       return TakeScratch(bytes);
+    case Step::kExtension:
+    case Step::kTrailer:
+      return TakeRecord(bytes);
+    case Step::kResume:
+      return TakeResumePoints(bytes);
     case Step::kOps:
-      return TakeOps(bytes);
+      return image_->header.is_v3() ? TakeOpsV3(bytes) : TakeSlotsV2(bytes);
+    case Step::kFooter:
+      return TakeFooter(bytes);
     case Step::kSequence:
       return TakeSequence(bytes);
+    case Step::kListed:
+      return TakeListed(bytes);
     case Step::kOrder:
-      TakeOrder(bytes);
-      return absl::OkStatus();
+      return TakeOrder(bytes);
     case Step::kDone:
     case Step::kFailed:
       break;
@@ -128,310 +97,461 @@ absl::Status Loader::FeedStep(ConstByteSpan bytes) {
 }
 
 absl::Status Loader::Enter(Step step) {
+  for (;; step = static_cast<Step>(static_cast<int>(step) + 1)) {
+    step_ = step;
+    if (step == Step::kDone) return absl::OkStatus();
+    const absl::StatusOr<bool> has_bytes = Begin(step);
+    if (!has_bytes.ok()) return has_bytes.status();
+    if (*has_bytes) return absl::OkStatus();
+  }
+}
+
+absl::StatusOr<bool> Loader::Begin(Step step) {
   const Header& h = image_->header;
-  step_ = step;
-  if (step_ == Step::kExtension) {
-    const uint64_t offset = ExtensionOffset(h);
-    // A file without data may end before the spare slots do.
-    if (offset != 0 && offset <= file_bytes_ &&
-        kExtensionBytes <= file_bytes_ - offset) {
+  switch (step) {
+    case Step::kScratch:
+      if (scratch_state_ != ScratchState::kWindowStaged) return false;
+      SetRange(h.ScratchStateOffset() + 1, kScratchMetadataBytes - 1);
+      return true;
+    case Step::kExtension: {
+      const uint64_t offset = h.is_v3() ? ExtensionOffsetV3(h) : 0;
+      // A file without data may end before the spare slots do.
+      if (offset == 0 || offset > file_bytes_ ||
+          kExtensionBytes > file_bytes_ - offset) {
+        return false;
+      }
       SetRange(offset, kExtensionBytes);
-      return absl::OkStatus();
+      return true;
     }
-    step_ = Step::kScratch;
-  }
-  if (step_ == Step::kScratch) {
-    if (scratch_state_ == ScratchState::kWindowStaged) {
-      SetRange(kScratchStateOffset + 1, kScratchMetadataBytes - 1);
-      return absl::OkStatus();
+    case Step::kResume: {
+      const uint64_t count =
+          std::min<uint64_t>(h.resume_point_count, Image::kLabelsKept);
+      if (count == 0 || h.ResumeOffset() > file_bytes_ ||
+          count * kResumePointBytes > file_bytes_ - h.ResumeOffset()) {
+        return false;
+      }
+      SetRange(h.ResumeOffset(), count * kResumePointBytes);
+      return true;
     }
-    step_ = Step::kOps;
+    case Step::kOps:
+      return BeginOps();
+    case Step::kFooter:
+      if (h.is_v3() || footer_at_ == 0) return false;
+      SetRange(footer_at_, kFooterBytes);
+      return true;
+    case Step::kTrailer:
+      if (record_at_ == 0) return false;
+      SetRange(record_at_, kExtensionBytes);
+      return true;
+    case Step::kSequence:
+      return BeginSequence();
+    case Step::kListed:
+      return lists_ordered_ && has_ordered_ && BeginPages();
+    case Step::kOrder:
+      if (absl::Status status = FinishIndex(); !status.ok()) return status;
+      return has_ordered_ && !image_->partial && BeginPages();
+    default:
+      break;
   }
-  if (step_ == Step::kOps) {
-    data_next_ = h.DataOffset();
-    absl::Status status =
-        builder_.Reserve(static_cast<uint32_t>(h.op_count),
-                         static_cast<uint32_t>(h.sequence_data_count));
-    if (!status.ok()) return status;
-    if (h.op_count != 0) {
-      SetRange(h.OpsOffset(), kOpBytes * h.op_count);
-      return absl::OkStatus();
-    }
-    step_ = Step::kSequence;
-  }
-  if (step_ == Step::kSequence) {
-    if (absl::Status status = CheckTotals(); !status.ok()) return status;
-    if (absl::Status status = builder_.Sort(); !status.ok()) return status;
-    if (h.sequence_data_count != 0) {
-      SetRange(h.SequenceOffset(), 4 * h.sequence_data_count);
-      return absl::OkStatus();
-    }
-    step_ = Step::kOrder;
-  }
-  if (step_ == Step::kOrder) {
-    FinishIndex();
-    if (has_copies_) {
-      ops_seen_ = 0;
-      SetRange(h.OpsOffset(), kOpBytes * h.op_count);
-      return absl::OkStatus();
-    }
-  }
-  step_ = Step::kDone;
-  return absl::OkStatus();
+  DMU_CHECK(false);
+  return false;
 }
 
 absl::Status Loader::TakeHeader(ConstByteSpan bytes) {
-  if (absl::Status status = CheckHeader(bytes, file_bytes_); !status.ok()) {
+  Header& h = image_->header;
+  if (absl::Status status = CheckHeader(bytes, file_bytes_, &h); !status.ok()) {
     return status;
   }
-  Header& h = image_->header;
-  h = DecodeHeader(bytes.data());
-  header_crc_ = HeaderChecksum(h);
   // Android's writer goes on counting labels when the resume area is full.
   h.resume_point_count = std::min(h.resume_point_count, h.resume_point_max);
-  if (h.buffer_size == 0) return absl::OkStatus();
-  const uint8_t state = bytes[kScratchStateOffset];
+  if (!h.has_scratch()) return absl::OkStatus();
+  const uint8_t state = bytes[h.ScratchStateOffset()];
   if (state > static_cast<uint8_t>(ScratchState::kWindowStaged)) {
     return absl::DataLossError(absl::StrFormat(
         "the merge state at offset %u is %u, expected 0, 1 or 2; the file is "
         "corrupt",
-        kScratchStateOffset, state));
+        h.ScratchStateOffset(), state));
   }
   scratch_state_ = static_cast<ScratchState>(state);
   return absl::OkStatus();
 }
 
-absl::Status Loader::TakeExtension(ConstByteSpan bytes) {
+absl::Status Loader::TakeScratch(ConstByteSpan bytes) {
+  const Header& h = image_->header;
+  if (!DecodeScratchMetadata(h, bytes.data(), &scratch_)) {
+    return absl::DataLossError(absl::StrFormat(
+        "the list of staged blocks at offset %u is corrupt; a merge was "
+        "interrupted and cannot be taken up from this file",
+        h.ScratchStateOffset() + 1));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Loader::TakeRecord(ConstByteSpan bytes) {
+  Image& image = *image_;
   if (!HasExtensionMagic(bytes.data())) return absl::OkStatus();
+  const uint64_t record_at = next_offset_ - kExtensionBytes;
   Extension ext;
   if (!DecodeExtension(bytes.data(), &ext)) {
     return absl::DataLossError(absl::StrFormat(
         "the extension record at offset %u does not match its checksum; the "
         "COW file is incomplete or corrupt, make it again",
-        ExtensionOffset(image_->header)));
+        record_at));
   }
+  if (!ext.complete && !label_.has_value()) {
+    return absl::DataLossError(
+        "the COW file is incomplete: its writer did not finish; let it go on, "
+        "or read the file up to a label");
+  }
+  const uint64_t op_count =
+      image.header.is_v3() ? image.header.op_count : ops_taken();
   // Ops were appended by a writer that does not know the record: what it says
   // no longer holds.
-  if (ext.op_count != image_->header.op_count) return absl::OkStatus();
-  absl::Status status = CheckExtension(ext, image_->header, header_crc_);
-  if (!status.ok()) return status;
-  image_->extension = ext;
-  image_->has_extension = true;
-  return absl::OkStatus();
-}
-
-absl::Status Loader::TakeScratch(ConstByteSpan bytes) {
-  if (!DecodeScratchMetadata(bytes.data(), &scratch_)) {
+  if (ext.complete && ext.op_count != op_count) return absl::OkStatus();
+  constexpr uint64_t kImageBytesMax = uint64_t{UINT32_MAX} * kBlockBytes;
+  if (ext.base_bytes > kImageBytesMax || ext.target_bytes > kImageBytesMax ||
+      ext.base_bytes % kSectorBytes != 0 ||
+      ext.target_bytes % kSectorBytes != 0) {
     return absl::DataLossError(absl::StrFormat(
-        "the list of staged blocks at offset %u is corrupt; a merge was "
-        "interrupted and cannot be taken up from this file",
-        kScratchStateOffset + 1));
+        "the extension record says: base %u bytes, target %u bytes, which "
+        "cannot be; the file is corrupt",
+        ext.base_bytes, ext.target_bytes));
+  }
+  const uint32_t crc = HeaderChecksum(image.header);
+  if (ext.complete && ext.header_crc != crc) {
+    return absl::DataLossError(absl::StrFormat(
+        "the header has checksum %08x, the extension record says %08x; the "
+        "file is corrupt",
+        crc, ext.header_crc));
+  }
+  // Version 3: inside the spare slots. Version 2: behind the footer, which has
+  // said how long they are.
+  const uint64_t tables_begin =
+      image.header.is_v3()
+          ? image.header.OpsOffset() + kOpBytesV3 * image.header.op_count
+          : footer_at_ + kFooterBytes;
+  if (ext.complete && ext.tables_bytes() > record_at - tables_begin) {
+    return absl::DataLossError(absl::StrFormat(
+        "the extension record speaks of %u bytes of tables, there is room for "
+        "%u; the file is corrupt",
+        ext.tables_bytes(), record_at - tables_begin));
+  }
+  image.extension = ext;
+  image.has_extension = true;
+  if (!ext.complete) return absl::OkStatus();
+  if (ext.unit_check_count != 0) {
+    image.unit_checks_offset = record_at - ext.unit_checks_before_record();
+  }
+  if (ext.target_check_count != 0) {
+    image.target_checks_offset = record_at - ext.target_checks_before_record();
+  }
+  if (ext.sample_count != 0) {
+    image.samples_offset = record_at - ext.samples_before_record();
   }
   return absl::OkStatus();
 }
 
-absl::Status Loader::TakeOps(ConstByteSpan bytes) {
-  for (size_t at = 0; at < bytes.size(); at += kOpBytes) {
-    const uint32_t number = ops_seen_++;
+absl::Status Loader::TakeResumePoints(ConstByteSpan bytes) {
+  for (size_t at = 0; at < bytes.size(); at += kResumePointBytes) {
+    const ResumePoint point = DecodeResumePoint(bytes.data() + at);
+    // Android's writer leaves points of ops that it has cut off.
+    if (point.op_count > image_->header.op_count) continue;
+    image_->labels.push_back(point);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> Loader::BeginOps() {
+  Header& h = image_->header;
+  image_->partial = label_.has_value();
+  if (!h.is_v3()) {
+    image_->ops.BeginV2(h);
+    walk_.emplace(h);
+    if (absl::Status status = builder_.Begin(0); !status.ok()) return status;
+    if (absl::Status status = WantSlots(); !status.ok()) return status;
+    return true;
+  }
+  ops_wanted_ = h.op_count;
+  if (label_.has_value()) {
+    // The first of several with the same number, as Android has it.
+    const auto point =
+        std::find_if(image_->labels.begin(), image_->labels.end(),
+                     [&](const ResumePoint& p) { return p.label == *label_; });
+    if (point == image_->labels.end()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "the COW file has no label %u; \"cow inspect\" lists its labels",
+          *label_));
+    }
+    ops_wanted_ = point->op_count;
+  }
+  image_->ops.BeginV3(h);
+  data_next_ = h.DataOffset();
+  if (absl::Status status = builder_.Begin(ops_wanted_); !status.ok()) {
+    return status;
+  }
+  if (ops_wanted_ == 0) return false;
+  SetRange(h.OpsOffset(), kOpBytesV3 * ops_wanted_);
+  return true;
+}
+
+absl::Status Loader::TakeOpsV3(ConstByteSpan bytes) {
+  const Compression compression = image_->header.compression;
+  for (size_t at = 0; at < bytes.size(); at += kOpBytesV3) {
     Op op;
-    if (!DecodeOp(bytes.data() + at, &op)) {
+    if (!DecodeOpV3(bytes.data() + at, compression, &op)) {
       return absl::DataLossError(absl::StrFormat(
           "op %u at offset %u is not an op (last 8 bytes: %016x); the file is "
           "corrupt",
-          number, next_offset_ - bytes.size() + at,
+          ops_taken(), next_offset_ - bytes.size() + at,
           LoadLe<uint64_t>(bytes.data() + at + 8)));
     }
-    if (absl::Status status = TakeOp(op, number); !status.ok()) return status;
-    builder_.Add(op);
+    image_->ops.AddOpV3(op, data_next_);
+    if (absl::Status status = TakeOp(op); !status.ok()) return status;
+    data_next_ += op.data_length;
   }
   return absl::OkStatus();
 }
 
-absl::Status Loader::TakeOp(const Op& op, uint32_t number) {
-  if (op.type == OpType::kXor) {
-    return absl::UnimplementedError(absl::StrFormat(
-        "op %u (block %u) is an xor op; copy, replace and zero can be read",
-        number, op.new_block));
-  }
-  const uint64_t end_block = uint64_t{op.new_block} + op.span_blocks();
-  // The last block number means "none" in the index.
-  if (end_block > Index::kNoBlock) {
+absl::Status Loader::WantSlots() {
+  const uint64_t at = walk_->slot_offset();
+  const uint64_t left = at < file_bytes_ ? (file_bytes_ - at) / kOpBytesV2 : 0;
+  if (left == 0) {
     return absl::DataLossError(absl::StrFormat(
-        "op %u reaches block %u, beyond the largest image; the file is corrupt",
-        number, end_block - 1));
+        "the COW file is incomplete: at offset %u, after %u ops, an op or the "
+        "footer is expected and the file ends; make it again, or read it up to "
+        "a label",
+        at, slots_));
   }
-  image_->span_blocks = std::max(image_->span_blocks, end_block);
-  image_->merge_bytes += op.span_bytes();
-  if (op.type == OpType::kReplace) return TakeReplace(op, number);
-  if (op.span_log2 != 0 || op.data_length != 0) {
-    return absl::DataLossError(absl::StrFormat(
-        "op %u (%s of block %u) has %u data bytes and covers %u blocks, "
-        "expected none and one; the file is corrupt",
-        number, TypeName(op.type), op.new_block, op.data_length,
-        op.span_blocks()));
-  }
-  if (op.type == OpType::kCopy) {
-    if (op.source >= Index::kNoBlock) {
+  const uint64_t slots = std::min<uint64_t>(
+      {left, walk_->slots_in_reach(), kChunkBytes / kOpBytesV2});
+  SetRange(at, slots * kOpBytesV2);
+  return absl::OkStatus();
+}
+
+absl::Status Loader::TakeSlotsV2(ConstByteSpan bytes) {
+  uint64_t expected = next_offset_ - bytes.size();
+  for (size_t at = 0; at < bytes.size(); at += kOpBytesV2) {
+    // A cluster op leads elsewhere; what was read behind it is nothing.
+    if (walk_->slot_offset() != expected) break;
+    expected += kOpBytesV2;
+    Op op;
+    if (!DecodeOpV2(bytes.data() + at, &op)) {
       return absl::DataLossError(absl::StrFormat(
-          "op %u copies from block %u, beyond the largest image; the file is "
-          "corrupt",
-          number, op.source));
+          "at offset %u, after %u ops, stands no op (type %u, compression %u); "
+          "the file is corrupt or incomplete",
+          walk_->slot_offset(), slots_, bytes[at], bytes[at + 1]));
     }
-    image_->source_blocks = std::max(image_->source_blocks, op.source + 1);
-    has_copies_ = true;
+    if (absl::Status status = TakeSlotV2(op); !status.ok()) return status;
+    if (slots_ended_) {
+      next_offset_ = end_offset_;
+      return absl::OkStatus();
+    }
+  }
+  return WantSlots();
+}
+
+absl::Status Loader::TakeSlotV2(const Op& op) {
+  const uint64_t slot_at = walk_->slot_offset();
+  data_next_ = walk_->data_offset();
+  if (op.type == OpType::kFooter) {
+    if (label_.has_value()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "the COW file has no label %u; \"cow inspect\" lists its labels",
+          *label_));
+    }
+    if (kFooterBytes > file_bytes_ - slot_at) {
+      return absl::DataLossError(absl::StrFormat(
+          "the COW file is truncated: its footer ends at %u, the file at %u",
+          slot_at + kFooterBytes, file_bytes_));
+    }
+    footer_at_ = slot_at;
+    slots_ended_ = true;
+    return absl::OkStatus();
+  }
+  ++slots_;
+  if (op.type != OpType::kCluster) {
+    image_->ops.AddSlotV2(op, slot_at, data_next_);
+  }
+  if (IsDataOp(op.type)) {
+    if (absl::Status status = TakeOp(op); !status.ok()) return status;
+  } else if (op.type == OpType::kSequence) {
+    if (absl::Status status = CheckData(op); !status.ok()) return status;
+    const uint32_t first =
+        image_->sequence.empty()
+            ? 0
+            : image_->sequence.back().first + image_->sequence.back().count;
+    image_->sequence.push_back({op.source, first, op.data_length / 4});
+  } else if (op.type == OpType::kLabel) {
+    if (image_->labels.size() < Image::kLabelsKept) {
+      image_->labels.push_back({op.source, ops_taken()});
+    }
+    slots_ended_ = label_.has_value() && op.source == *label_;
+  }
+  if (!walk_->Step(op)) {
+    return absl::DataLossError(absl::StrFormat(
+        "the %s op at offset %u (source %u) cannot stand there; the file is "
+        "corrupt",
+        OpTypeName(op.type), slot_at, op.source));
   }
   return absl::OkStatus();
 }
 
-absl::Status Loader::TakeReplace(const Op& op, uint32_t number) {
-  const Header& h = image_->header;
-  if (op.span_bytes() > h.max_unit_bytes) {
+absl::Status Loader::TakeFooter(ConstByteSpan bytes) {
+  const Footer footer = DecodeFooter(bytes.data());
+  if (footer.num_ops != slots_ || footer.ops_size != slots_ * kOpBytesV2) {
     return absl::DataLossError(absl::StrFormat(
-        "op %u (replace of block %u) is a unit of %u bytes, the header allows "
-        "%u; the file is corrupt",
-        number, op.new_block, op.span_bytes(), h.max_unit_bytes));
+        "the footer at offset %u speaks of %u ops in %u bytes, the file has %u "
+        "in %u; it is corrupt",
+        footer_at_, footer.num_ops, footer.ops_size, slots_,
+        slots_ * kOpBytesV2));
   }
-  if (op.data_length == 0 || op.data_length > op.span_bytes() ||
-      (h.compression == Compression::kNone &&
-       op.data_length != op.span_bytes())) {
+  uint64_t tables_bytes = 0;
+  const uint64_t tables_at = footer_at_ + kFooterBytes;
+  if (!DecodeFooterNote(footer.unused, &tables_bytes)) return absl::OkStatus();
+  const uint64_t left = file_bytes_ - tables_at;
+  if (tables_bytes > left || kExtensionBytes > left - tables_bytes) {
     return absl::DataLossError(absl::StrFormat(
-        "op %u (replace of block %u, %u bytes, compression %s) has %u data "
-        "bytes; the file is corrupt",
-        number, op.new_block, op.span_bytes(), CompressionName(h.compression),
-        op.data_length));
+        "the COW file is truncated: its footer at offset %u speaks of %u bytes "
+        "behind it, the file ends at %u",
+        footer_at_, tables_bytes + kExtensionBytes, file_bytes_));
   }
-  if (op.source != data_next_) {
-    return absl::DataLossError(absl::StrFormat(
-        "the data of op %u (replace of block %u) is said to be at %u, expected "
-        "%u; the file is corrupt",
-        number, op.new_block, op.source, data_next_));
-  }
-  if (data_next_ > file_bytes_ || op.data_length > file_bytes_ - data_next_) {
-    return absl::DataLossError(absl::StrFormat(
-        "the COW file is truncated: the data of op %u (replace of block %u) "
-        "ends at %u, the file at %u",
-        number, op.new_block, data_next_ + op.data_length, file_bytes_));
-  }
-  data_next_ += op.data_length;
-  image_->data_bytes += op.data_length;
+  record_at_ = tables_at + tables_bytes;
   return absl::OkStatus();
 }
 
 absl::Status Loader::CheckTotals() const {
-  if (!image_->has_extension) return absl::OkStatus();
-  const Extension& ext = image_->extension;
-  if (ext.data_end != data_next_) {
+  const Image& image = *image_;
+  if (!image.has_extension) return absl::OkStatus();
+  const Extension& ext = image.extension;
+  if (image.span_blocks > BlocksOf(ext.target_bytes) ||
+      image.source_end_bytes > BlocksOf(ext.base_bytes) * kBlockBytes) {
+    return absl::DataLossError(absl::StrFormat(
+        "ops write up to block %u and read up to byte %u, but the images have "
+        "%u blocks and %u bytes; the file is corrupt",
+        image.span_blocks, image.source_end_bytes, BlocksOf(ext.target_bytes),
+        ext.base_bytes));
+  }
+  if (!ext.complete || image.partial) return absl::OkStatus();
+  if (ext.data_end != image.data_end) {
     return absl::DataLossError(absl::StrFormat(
         "the data ends at %u, the extension record says %u; the file is "
         "corrupt",
-        data_next_, ext.data_end));
-  }
-  if (image_->span_blocks > BlocksOf(ext.target_bytes) ||
-      image_->source_blocks > BlocksOf(ext.base_bytes)) {
-    return absl::DataLossError(absl::StrFormat(
-        "ops write up to block %u and read up to block %u, but the images have "
-        "%u and %u blocks; the file is corrupt",
-        image_->span_blocks, image_->source_blocks, BlocksOf(ext.target_bytes),
-        BlocksOf(ext.base_bytes)));
+        image.data_end, ext.data_end));
   }
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> Loader::BeginSequence() {
+  const Header& h = image_->header;
+  image_->ops.Finish();
+  image_->walk_end = walk_;
+  image_->slots = slots_;
+  image_->data_end = h.is_v3() ? data_next_ : footer_at_;
+  Index::Order order = Index::Order::kFile;
+  if (h.is_v3()) {
+    if (h.sequence_data_count != 0) {
+      image_->sequence.push_back(
+          {h.SequenceOffset(), 0,
+           static_cast<uint32_t>(h.sequence_data_count)});
+    }
+  } else {
+    order = Index::Order::kOrdered;
+  }
+  if (!image_->sequence.empty()) order = Index::Order::kSequence;
+  lists_ordered_ = order == Index::Order::kOrdered && !image_->partial;
+  if (absl::Status status = builder_.Sort(order); !status.ok()) return status;
+  if (image_->sequence.empty() || image_->partial) return false;
+  sequence_chunk_ = 0;
+  const SequenceChunk& chunk = image_->sequence.front();
+  SetRange(chunk.offset, uint64_t{4} * chunk.count);
+  return true;
+}
+
 absl::Status Loader::TakeSequence(ConstByteSpan bytes) {
+  hasher_.AddSequence(bytes);
   for (size_t at = 0; at < bytes.size(); at += 4) {
     absl::Status status =
         builder_.AddToSequence(LoadLe<uint32_t>(bytes.data() + at));
     if (!status.ok()) return status;
   }
+  if (next_offset_ != end_offset_) return absl::OkStatus();
+  if (++sequence_chunk_ < image_->sequence.size()) {
+    const SequenceChunk& chunk = image_->sequence[sequence_chunk_];
+    SetRange(chunk.offset, uint64_t{4} * chunk.count);
+  }
   return absl::OkStatus();
 }
 
-void Loader::FinishIndex() {
-  image_->index = builder_.Finish();
-  image_->progress = JudgeProgress(image_->index, image_->header.num_merge_ops,
-                                   scratch_state_, std::move(scratch_));
+bool Loader::BeginPages() {
+  page_ = 0;
+  const OpTable::Page page = image_->ops.PageAt(0);
+  SetRange(page.offset, page.bytes);
+  return true;
 }
 
-void Loader::TakeOrder(ConstByteSpan bytes) {
-  for (size_t at = 0; at < bytes.size(); at += kOpBytes) {
-    Op op;
-    // It held the first time; if the file changed since, what changed is
-    // unknown, and the file must not be merged.
-    if (!DecodeOp(bytes.data() + at, &op)) {
-      image_->order_error = absl::StrFormat(
-          "op %u changed while the file was being read", ops_seen_);
-      op.type = OpType::kZero;
-    }
-    if (image_->order_error.empty()) CheckOrder(op, ops_seen_);
-    ++ops_seen_;
+bool Loader::NextPage() {
+  if (++page_ == image_->ops.page_count()) return false;
+  const OpTable::Page page = image_->ops.PageAt(page_);
+  SetRange(page.offset, page.bytes);
+  return true;
+}
+
+absl::Status Loader::TakeListed(ConstByteSpan bytes) {
+  const OpTable::Page page = image_->ops.PageAt(page_);
+  Op ops[OpTable::kPageOps];
+  bool same = image_->ops.DecodeAll(page, bytes.data(), ops);
+  for (uint32_t i = 0; i < page.ops && same; ++i) {
+    if (!IsOrderedOp(ops[i].type)) continue;
+    same = builder_.AddListed(page.first_op + i, ops[i]);
   }
-}
-
-void Loader::CheckOrder(const Op& op, uint32_t number) {
-  if (op.type == OpType::kCopy) CheckCopyOrder(op, number);
-  if (image_->index.duplicate_count() == 0) return;
-  const std::optional<Index::Found> own = image_->index.Find(op.new_block);
-  if (own.has_value() && own->op != number && own->type == OpType::kCopy) {
-    // M runs the copy again at the place of its duplicate, when its source may
-    // be gone.
-    image_->order_error = absl::StrFormat(
-        "block %u is given by op %u, a copy, and again by op %u", op.new_block,
-        own->op, number);
+  if (!same) {
+    return absl::DataLossError(
+        "the COW file changed while it was read; something else writes to it");
   }
+  NextPage();
+  return absl::OkStatus();
 }
 
-void Loader::CheckCopyOrder(const Op& op, uint32_t number) {
-  if (op.source == op.new_block) return;
-  const Index& index = image_->index;
-  const std::optional<Index::Found> writer =
-      index.Find(static_cast<uint32_t>(op.source));
-  if (!writer.has_value() ||
-      index.PositionOf(writer->op) >= index.PositionOf(number)) {
-    return;
-  }
-  image_->order_error = absl::StrFormat(
-      "op %u copies block %u to block %u, but op %u, which comes before it in "
-      "the merge order, overwrites block %u",
-      number, op.source, op.new_block, writer->op, op.source);
-}
-
-absl::Status CheckBase(const Image& image, uint64_t base_bytes,
-                       bool for_merge) {
-  if (image.has_extension) {
-    const Extension& ext = image.extension;
-    const uint64_t larger = std::max(ext.base_bytes, ext.target_bytes);
-    if (base_bytes != ext.base_bytes && base_bytes != larger) {
-      return absl::FailedPreconditionError(absl::StrFormat(
-          "wrong base: it has %u bytes, the COW file was made from an image of "
-          "%u bytes; give the image it was made from",
-          base_bytes, ext.base_bytes));
-    }
-    if (for_merge && base_bytes < ext.target_bytes) {
-      return absl::FailedPreconditionError(absl::StrFormat(
-          "the base has %u bytes, the target image %u; grow the base to %u "
-          "bytes before merging",
-          base_bytes, ext.target_bytes, ext.target_bytes));
-    }
+absl::Status Loader::FinishIndex() {
+  Image& image = *image_;
+  image.index = builder_.Finish();
+  if (absl::Status status = CheckTotals(); !status.ok()) return status;
+  if (image.partial) {
+    image.progress.merged_ops = 0;
+    image.order_error =
+        "the file was read up to a label; only a whole file can be merged";
     return absl::OkStatus();
   }
-  const uint64_t blocks = base_bytes / kBlockBytes;
-  if (image.source_blocks > blocks) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "wrong base: it has %u blocks, the COW file copies from block %u",
-        blocks, image.source_blocks - 1));
+  if (image.has_extension && image.extension.ops_check != hasher_.Finish()) {
+    return absl::DataLossError(absl::StrFormat(
+        "the ops have checksum %08x, the extension record says %08x; the file "
+        "is corrupt",
+        hasher_.Finish(), image.extension.ops_check));
   }
-  if (for_merge && image.span_blocks > blocks) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "the base has %u blocks, the target image at least %u; grow the base "
-        "before merging",
-        blocks, image.span_blocks));
+  if (image.header.num_merge_ops > image.index.merge_count()) {
+    return absl::DataLossError(absl::StrFormat(
+        "header field num_merge_ops at offset %u is %u, the merge has %u "
+        "steps; the file is corrupt",
+        kMergeCounterOffset, image.header.num_merge_ops,
+        image.index.merge_count()));
   }
+  image.progress = JudgeProgress(image.index, image.header.num_merge_ops,
+                                 scratch_state_, std::move(scratch_));
   return absl::OkStatus();
 }
 
-uint64_t TargetBytes(const Image& image, uint64_t base_bytes) {
-  if (image.has_extension) return image.extension.target_bytes;
-  return std::max(base_bytes, image.span_blocks * kBlockBytes);
+absl::Status Loader::TakeOrder(ConstByteSpan bytes) {
+  const OpTable::Page page = image_->ops.PageAt(page_);
+  Op ops[OpTable::kPageOps];
+  if (!image_->ops.DecodeAll(page, bytes.data(), ops)) {
+    return absl::DataLossError(
+        "the COW file changed while it was read; something else writes to it");
+  }
+  for (uint32_t i = 0; i < page.ops && image_->order_error.empty(); ++i) {
+    CheckOrder(ops[i], page.first_op + i);
+  }
+  if (image_->order_error.empty()) NextPage();
+  return absl::OkStatus();
 }
 
 }  // namespace dmu::cow

@@ -5,49 +5,32 @@
 // The caller asks want(), brings those bytes from wherever the file is, and
 // feeds them: while (!done()). So the daemon's loop never waits for a large
 // file, and tools drive the same code with pread. Every bound is checked before
-// memory is taken; a bad file gives one sentence and nothing else.
+// memory is taken; a bad file gives one sentence and nothing else. Memory while
+// reading is what the Image keeps.
 //
 // Status codes: kDataLoss - not a COW, corrupt, truncated or incomplete;
-// kUnimplemented - a version, op or compressor that is not served here;
+// kUnimplemented - a version or size that is not served here;
 // kResourceExhausted - no memory for the index;
-// kFailedPrecondition (CheckBase) - it was made for a base of another size.
+// kInvalidArgument - no such label.
 #ifndef DAEMON_COW_LOADER_H_
 #define DAEMON_COW_LOADER_H_
 
 #include <cstdint>
 #include <memory>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "daemon/cow/extension.h"
 #include "daemon/cow/format.h"
+#include "daemon/cow/image.h"
 #include "daemon/cow/index.h"
 #include "daemon/cow/index_builder.h"
 #include "daemon/cow/progress.h"
+#include "daemon/cow/slot_walk.h"
 
 namespace dmu::cow {
-
-// What a loaded file is.
-struct Image {
-  Header header;
-  bool has_extension = false;
-  Extension extension;  // valid when has_extension
-  Index index;
-  // Merge state found in the file, judged against the merge order.
-  Progress progress;
-  // Blocks the ops reach: target size is at least this many blocks. Equal to
-  // extension.target_bytes / 4096 or less when there is an extension.
-  uint64_t span_blocks = 0;
-  // 1 + the highest source block a copy reads; 0 without copies.
-  uint64_t source_blocks = 0;
-  // Bytes the units take in the file.
-  uint64_t data_bytes = 0;
-  // Bytes of the base that a whole merge writes: 4096 * blocks of all ops.
-  uint64_t merge_bytes = 0;
-  // Empty when M may be merged: no op reads a block that an earlier op of M
-  // overwrites. Otherwise a sentence; such a file is served but not merged.
-  std::string order_error;
-};
 
 class Loader {
  public:
@@ -57,8 +40,11 @@ class Loader {
   };
   static constexpr uint32_t kChunkBytes = 64 * 1024;
 
-  // file_bytes: size of the file or device that holds the COW.
-  explicit Loader(uint64_t file_bytes);
+  // file_bytes: size of the file or device that holds the COW. label: read the
+  // file as it was when this label was written. Such an Image gives the target
+  // as far as it was known then; it has no merge order.
+  explicit Loader(uint64_t file_bytes,
+                  std::optional<uint64_t> label = std::nullopt);
   ~Loader();
 
   Want want() const;
@@ -74,60 +60,82 @@ class Loader {
   // steps before it found; steps without anything to read are passed over.
   enum class Step : uint8_t {
     kHeader,
-    kExtension,
-    kScratch,   // only in state 2
-    kOps,       // every op by itself; contiguity of the data; fills the index
-    kSequence,  // needs the index
-    kOrder,     // over the op table again, for the sources of copies
+    kScratch,    // only in state 2
+    kExtension,  // version 3: the record, if there is one
+    kResume,     // version 3: the resume points
+    kOps,        // every op by itself; the data's place; fills the index
+    kFooter,     // version 2
+    kTrailer,    // version 2: the record, if the footer speaks of one
+    kSequence,   // needs the index
+    kListed,     // the op table again: version 2's order without a sequence
+    kOrder,      // and again: whether the merge order can be kept
     kDone,
     kFailed,
   };
 
   absl::Status FeedStep(ConstByteSpan bytes);
   absl::Status TakeHeader(ConstByteSpan bytes);
-  absl::Status TakeExtension(ConstByteSpan bytes);
   absl::Status TakeScratch(ConstByteSpan bytes);
-  absl::Status TakeOps(ConstByteSpan bytes);
-  absl::Status TakeOp(const Op& op, uint32_t number);
-  absl::Status TakeReplace(const Op& op, uint32_t number);
+  absl::Status TakeRecord(ConstByteSpan bytes);
+  absl::Status TakeResumePoints(ConstByteSpan bytes);
+  absl::Status TakeOpsV3(ConstByteSpan bytes);
+  absl::Status TakeSlotsV2(ConstByteSpan bytes);
+  absl::Status TakeSlotV2(const Op& op);
+  absl::Status TakeFooter(ConstByteSpan bytes);
   absl::Status TakeSequence(ConstByteSpan bytes);
-  void TakeOrder(ConstByteSpan bytes);
+  absl::Status TakeListed(ConstByteSpan bytes);
+  absl::Status TakeOrder(ConstByteSpan bytes);
 
-  // What ends the kOps step: bounds that need every op.
-  absl::Status CheckTotals() const;
-  // From the sequence on the index is complete.
-  void FinishIndex();
+  // One data op, of any version (loader_ops.cc).
+  absl::Status TakeOp(const Op& op);
+  absl::Status CheckData(const Op& op) const;
+  absl::Status CheckUnit(const Op& op) const;
+  absl::Status CheckSource(const Op& op);
   void CheckOrder(const Op& op, uint32_t number);
-  void CheckCopyOrder(const Op& op, uint32_t number);
-  // Goes to the step that begins at `step` or the next one that has bytes.
+
+  // Goes to `step`, or to the next one that has bytes.
   absl::Status Enter(Step step);
-  // Begins reading [offset, offset + bytes) for the current step.
+  // Whether the step has bytes; it sets the range then.
+  absl::StatusOr<bool> Begin(Step step);
+  absl::StatusOr<bool> BeginOps();
+  absl::StatusOr<bool> BeginSequence();
+  bool BeginPages();
+  bool NextPage();
+  // Versions 1 and 2: the range of the next slots.
+  absl::Status WantSlots();
+  // What ends the ops: bounds that need all of them.
+  absl::Status CheckTotals() const;
+  // From here on the index is complete.
+  absl::Status FinishIndex();
   void SetRange(uint64_t offset, uint64_t bytes);
 
+  uint32_t ops_taken() const { return builder_.added(); }
+
   const uint64_t file_bytes_;
+  const std::optional<uint64_t> label_;
   Step step_ = Step::kHeader;
   uint64_t next_offset_ = 0;  // of the current step
   uint64_t end_offset_ = 0;
   std::unique_ptr<Image> image_;
   IndexBuilder builder_;
+  OpsHasher hasher_;
   ScratchState scratch_state_ = ScratchState::kNotStarted;
   std::vector<ScratchEntry> scratch_;
-  uint32_t header_crc_ = 0;
-  uint32_t ops_seen_ = 0;   // in this pass over the op table
-  uint64_t data_next_ = 0;  // where the next op's data must begin
-  bool has_copies_ = false;
+  uint64_t ops_wanted_ = 0;     // version 3: up to the label or the end
+  uint64_t data_next_ = 0;      // where the next op's data is
+  bool has_ordered_ = false;    // copies or xors
+  bool lists_ordered_ = false;  // kListed is needed for them
+
+  // Versions 1 and 2.
+  std::optional<SlotWalk> walk_;
+  uint64_t slots_ = 0;  // all that were walked over
+  uint64_t footer_at_ = 0;
+  uint64_t record_at_ = 0;  // what the footer says; 0: nothing
+  bool slots_ended_ = false;
+
+  uint32_t page_ = 0;          // kListed, kOrder
+  size_t sequence_chunk_ = 0;  // kSequence
 };
-
-// Whether a base of this size may be served (for_merge: written) with the
-// image: kFailedPrecondition with a sentence otherwise. Without an extension
-// the base must only hold every source block and, for a merge, every target
-// block. With one its size must be base_bytes, or that of the larger of both
-// images (a base grown beforehand for a target that is larger).
-absl::Status CheckBase(const Image& image, uint64_t base_bytes, bool for_merge);
-
-// Size of the target image in bytes: the extension's, else the base's (an
-// Android file does not say), but never less than the ops reach.
-uint64_t TargetBytes(const Image& image, uint64_t base_bytes);
 
 }  // namespace dmu::cow
 

@@ -13,10 +13,7 @@
 namespace dmu::cow {
 namespace {
 
-constexpr uint64_t kScratchDataBegin = ScratchDataOffset(0);
-constexpr uint64_t kScratchDataEnd = ScratchDataOffset(kScratchEntriesMax);
-static_assert(kScratchDataEnd == uint64_t{kHeaderBytes} + kScratchBytes);
-static_assert(kScratchStateOffset < kSectorBytes);
+static_assert(kHeaderBytesMax < kSectorBytes);
 // Entries and terminator fit in front of the data.
 static_assert((kScratchEntriesMax + 1) * kScratchEntryBytes <=
               kScratchMetadataBytes - 1);
@@ -28,7 +25,7 @@ bool IsWindow(const Index& index, const std::vector<ScratchEntry>& entries,
   for (const ScratchEntry& entry : entries) {
     const std::optional<Index::Found> found = index.Find(entry.new_block);
     if (!found.has_value() || found->span_log2 != 0) return false;
-    const uint64_t position = index.PositionOf(found->op);
+    const uint64_t position = found->position;
     if (position < begin || position - begin >= entries.size()) return false;
   }
   return true;
@@ -36,16 +33,19 @@ bool IsWindow(const Index& index, const std::vector<ScratchEntry>& entries,
 
 }  // namespace
 
-bool DecodeScratchMetadata(const uint8_t area[kScratchMetadataBytes - 1],
+bool DecodeScratchMetadata(const Header& header,
+                           const uint8_t area[kScratchMetadataBytes - 1],
                            std::vector<ScratchEntry>* entries) {
+  const uint64_t data_begin = header.ScratchDataOffset(0);
+  const uint64_t data_end = header.ScratchDataOffset(kScratchEntriesMax);
   entries->clear();
   for (uint32_t i = 0;; ++i) {
     const uint64_t block = LoadLe<uint64_t>(area + i * kScratchEntryBytes);
     const uint64_t offset = LoadLe<uint64_t>(area + i * kScratchEntryBytes + 8);
     if (block == 0 && offset == 0) break;
     if (i == kScratchEntriesMax) return false;
-    if (block >= Index::kNoBlock || offset < kScratchDataBegin ||
-        offset > kScratchDataEnd - kBlockBytes) {
+    if (block >= Index::kNoBlock || offset < data_begin ||
+        offset > data_end - kBlockBytes) {
       return false;
     }
     entries->push_back({static_cast<uint32_t>(block), offset});
@@ -59,7 +59,7 @@ bool DecodeScratchMetadata(const uint8_t area[kScratchMetadataBytes - 1],
 
 Progress JudgeProgress(const Index& index, uint64_t merged_ops,
                        ScratchState state, std::vector<ScratchEntry> entries) {
-  DMU_CHECK(merged_ops <= index.op_count());
+  DMU_CHECK(merged_ops <= index.merge_count());
   Progress progress;
   progress.merged_ops = merged_ops;
   if (state != ScratchState::kWindowStaged) return progress;
@@ -78,20 +78,22 @@ Progress JudgeProgress(const Index& index, uint64_t merged_ops,
   return progress;
 }
 
-void EncodeProgress(uint64_t merged_ops, ScratchState state,
-                    uint8_t sector[kSectorBytes]) {
+void EncodeProgress(const Header& header, uint64_t merged_ops,
+                    ScratchState state, uint8_t sector[kSectorBytes]) {
   StoreLe<uint64_t>(sector + kMergeCounterOffset, merged_ops);
-  sector[kScratchStateOffset] = static_cast<uint8_t>(state);
+  if (!header.has_scratch()) return;
+  sector[header.ScratchStateOffset()] = static_cast<uint8_t>(state);
 }
 
-void EncodeScratchMetadata(const uint32_t* new_blocks, uint32_t count,
+void EncodeScratchMetadata(const Header& header, const uint32_t* new_blocks,
+                           uint32_t count,
                            uint8_t area[kScratchMetadataBytes - 1]) {
   DMU_CHECK(count <= kScratchEntriesMax);
   std::memset(area, 0, kScratchMetadataBytes - 1);
   for (uint32_t i = 0; i < count; ++i) {
     uint8_t* entry = area + i * kScratchEntryBytes;
     StoreLe<uint64_t>(entry, new_blocks[i]);
-    StoreLe<uint64_t>(entry + 8, ScratchDataOffset(i));
+    StoreLe<uint64_t>(entry + 8, header.ScratchDataOffset(i));
   }
 }
 

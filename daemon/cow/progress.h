@@ -36,7 +36,7 @@ struct Progress {
     kCorrupt,    // scratch fits no place of M: read it, do not merge
   };
   Verdict verdict = Verdict::kIdle;
-  uint64_t merged_ops = 0;  // the counter, <= op count
+  uint64_t merged_ops = 0;  // the counter, <= entries of M
   // kReplay, kCorrupt: at most kScratchEntriesMax, blocks distinct.
   std::vector<ScratchEntry> scratch;
 };
@@ -44,30 +44,27 @@ struct Progress {
 // The entries in `area` (as EncodeScratchMetadata lays it out), up to the
 // terminator. False when there is no terminator where there must be one, data
 // would stand outside the scratch region, or a block occurs twice or is none.
-bool DecodeScratchMetadata(const uint8_t area[kScratchMetadataBytes - 1],
+bool DecodeScratchMetadata(const Header& header,
+                           const uint8_t area[kScratchMetadataBytes - 1],
                            std::vector<ScratchEntry>* entries);
 
-// What counter, state and entries mean together. merged_ops <= op_count.
+// What counter, state and entries mean together. merged_ops <= merge_count.
 // `entries` are looked at in state kWindowStaged only.
 Progress JudgeProgress(const Index& index, uint64_t merged_ops,
                        ScratchState state, std::vector<ScratchEntry> entries);
 
 // Puts counter and state into the first sector of the file. `sector` holds the
 // sector as it was read: every other byte stays.
-void EncodeProgress(uint64_t merged_ops, ScratchState state,
-                    uint8_t sector[kSectorBytes]);
-
-// Where the data of scratch entry i stands in the file.
-constexpr uint64_t ScratchDataOffset(uint32_t i) {
-  return uint64_t{kHeaderBytes} + kScratchMetadataBytes +
-         uint64_t{kBlockBytes} * i;
-}
+// A file without a scratch region has no state: that byte is another's.
+void EncodeProgress(const Header& header, uint64_t merged_ops,
+                    ScratchState state, uint8_t sector[kSectorBytes]);
 
 // Lays out the metadata of a window: entries for new_blocks[i] at
-// ScratchDataOffset(i), the terminator, zeros. `area` is what stands from
-// kScratchStateOffset + 1 on, kScratchMetadataBytes - 1 bytes: the state byte
+// header.ScratchDataOffset(i), the terminator, zeros. `area` is what stands
+// behind the state byte, kScratchMetadataBytes - 1 bytes: the state byte
 // is not part of it and only ever changes by EncodeProgress.
-void EncodeScratchMetadata(const uint32_t* new_blocks, uint32_t count,
+void EncodeScratchMetadata(const Header& header, const uint32_t* new_blocks,
+                           uint32_t count,
                            uint8_t area[kScratchMetadataBytes - 1]);
 
 }  // namespace dmu::cow

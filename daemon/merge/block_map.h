@@ -2,11 +2,14 @@
 //
 // block_map.h - block number -> small number, for the blocks of one window.
 //
-// Fixed size, open addressing, never more than half full.
+// Sized once, open addressing, never more than half full.
 #ifndef DAEMON_MERGE_BLOCK_MAP_H_
 #define DAEMON_MERGE_BLOCK_MAP_H_
 
+#include <bit>
 #include <cstdint>
+#include <memory>
+#include <new>
 
 #include "daemon/base/check.h"
 
@@ -14,13 +17,19 @@ namespace dmu::merge {
 
 class BlockMap {
  public:
-  static constexpr uint32_t kCapacity = 512;
   static constexpr uint16_t kNone = UINT16_MAX;
 
-  BlockMap() { Clear(); }
+  // capacity >= 1. valid() is false without memory.
+  explicit BlockMap(uint32_t capacity)
+      : capacity_(capacity),
+        slots_log2_(static_cast<uint32_t>(std::bit_width(capacity)) + 1),
+        slots_(new (std::nothrow) Slot[size_t{1} << slots_log2_]) {}
+  bool valid() const { return slots_ != nullptr; }
 
   void Clear() {
-    for (Slot& slot : slots_) slot.value = kNone;
+    for (size_t i = 0; i < size_t{1} << slots_log2_; ++i) {
+      slots_[i].value = kNone;
+    }
     count_ = 0;
   }
 
@@ -29,7 +38,7 @@ class BlockMap {
     DMU_CHECK(value != kNone);
     Slot* slot = SlotOf(block);
     if (slot->value != kNone) return false;
-    DMU_CHECK(count_ < kCapacity);
+    DMU_CHECK(count_ < capacity_);
     ++count_;
     slot->block = block;
     slot->value = value;
@@ -37,9 +46,7 @@ class BlockMap {
   }
 
   // kNone when the block is not there.
-  uint16_t Find(uint32_t block) const {
-    return const_cast<BlockMap*>(this)->SlotOf(block)->value;
-  }
+  uint16_t Find(uint32_t block) const { return SlotOf(block)->value; }
   bool Contains(uint32_t block) const { return Find(block) != kNone; }
   uint32_t count() const { return count_; }
 
@@ -48,20 +55,21 @@ class BlockMap {
     uint32_t block = 0;
     uint16_t value = kNone;
   };
-  static constexpr uint32_t kSlots = 2 * kCapacity;
 
   // Where the block is or would be. Knuth's multiplicative hash spreads the
   // runs that blocks come in.
-  Slot* SlotOf(uint32_t block) {
-    uint32_t i = block * 2654435761u >> 22;
-    static_assert(kSlots == 1u << (32 - 22));
+  Slot* SlotOf(uint32_t block) const {
+    const uint32_t mask = (uint32_t{1} << slots_log2_) - 1;
+    uint32_t i = block * 2654435761u >> (32 - slots_log2_);
     while (slots_[i].value != kNone && slots_[i].block != block) {
-      i = (i + 1) % kSlots;
+      i = (i + 1) & mask;
     }
     return &slots_[i];
   }
 
-  Slot slots_[kSlots];
+  uint32_t capacity_;
+  uint32_t slots_log2_;
+  std::unique_ptr<Slot[]> slots_;
   uint32_t count_ = 0;
 };
 

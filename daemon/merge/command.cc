@@ -11,12 +11,18 @@ const char* CommandName(Command::Kind kind) {
       return "read-sector";
     case Command::Kind::kReadOps:
       return "read-ops";
+    case Command::Kind::kReadChecks:
+      return "read-checks";
+    case Command::Kind::kReadSequence:
+      return "read-sequence";
     case Command::Kind::kReadScratch:
       return "read-scratch";
     case Command::Kind::kReadSource:
       return "read-source";
     case Command::Kind::kLoadUnit:
       return "load-unit";
+    case Command::Kind::kXorUnit:
+      return "xor-unit";
     case Command::Kind::kWriteScratch:
       return "write-scratch";
     case Command::Kind::kWriteState:

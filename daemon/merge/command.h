@@ -19,9 +19,13 @@ struct Command {
   enum class Kind : uint8_t {
     kReadSector,    // COW -> memory: its first 512 bytes
     kReadOps,       // COW -> memory: records of the op table
+    kReadChecks,    // COW -> memory: checks of the data of these ops
+    kReadSequence,  // COW -> memory: a piece of the merge sequence
     kReadScratch,   // COW -> memory: staged data of a window to be replayed
     kReadSource,    // source -> memory
     kLoadUnit,      // COW -> memory: `op`'s data, decoded (cow::DecodeUnit)
+    kXorUnit,       // the same, but xored onto what the memory holds; as
+                    // it was, when it fails
     kWriteScratch,  // memory -> COW
     kWriteState,    // memory -> COW: the first sector, state 2
     kCommit,        // memory -> COW: the first sector, counter and state 1
@@ -33,10 +37,12 @@ struct Command {
 
   Kind kind = Kind::kReadSector;
   uint32_t id = 0;            // for Engine::Done
-  uint64_t offset = 0;        // bytes; kLoadUnit: op.source. Flushes: unused
+  uint64_t offset = 0;        // bytes; units: op.data_offset. Flushes: none
   uint8_t* data = nullptr;    // kZeroBase, flushes: nullptr
-  uint32_t length_bytes = 0;  // of data; kLoadUnit: of the decoded unit
-  cow::Op op;                 // kLoadUnit only
+  uint32_t length_bytes = 0;  // of data; units: of the decoded unit
+  cow::Op op;                 // units only
+  bool has_check = false;     // units: `check` is what their data must give
+  uint32_t check = 0;
 };
 
 // Longest kRead*, kWrite* or kZeroBase: what a turn of the driver's loop moves.

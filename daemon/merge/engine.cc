@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // engine.cc - the stages of a window and the way between them. What each stage
-// asks for is in engine_emit.cc.
+// asks for is in engine_emit.cc, the walk through the merge order
+// in engine_walk.cc.
 #include "daemon/merge/engine.h"
 
 #include <algorithm>
@@ -23,7 +24,8 @@ const char* Refusal(const cow::Image& image, uint64_t base_bytes,
            "order, so what the base holds cannot be known; the device is "
            "served, but not merged";
   }
-  if (image.progress.merged_ops == image.index.op_count()) return "";
+  if (image.progress.merged_ops == image.index.merge_count() && !image.partial)
+    return "";
   if (!image.order_error.empty()) return image.order_error.c_str();
   if (of_the_caller[0] != '\0') return of_the_caller;
   if (image.span_blocks > base_bytes / kBlockBytes) {
@@ -60,10 +62,11 @@ Engine::Engine(const cow::Image& image, uint64_t base_bytes, uint64_t cow_bytes,
 
 void Engine::Attach(Workspace* workspace, ByteSpan staging) {
   DMU_CHECK(workspace_ == nullptr && workspace != nullptr);
-  const size_t blocks =
-      std::min<size_t>(staging.size() / kBlockBytes, kWindowOpsMax);
+  DMU_CHECK(workspace->valid());
+  const size_t blocks = std::min<size_t>(staging.size() / kBlockBytes,
+                                         workspace->window.capacity);
   DMU_CHECK(blocks >= 1);
-  DMU_CHECK(blocks * kBlockBytes >= image_.header.max_unit_bytes);
+  DMU_CHECK(blocks * kBlockBytes >= image_.header.unit_bytes_max());
   workspace_ = workspace;
   staging_ = staging.first(blocks * kBlockBytes);
 }
@@ -73,7 +76,12 @@ void Engine::Detach() {
   workspace_ = nullptr;
   staging_ = ByteSpan();
   sector_valid_ = false;
-  page_ops_ = 0;
+  walk_position_ = UINT64_MAX;
+  window_ops_ = 0;
+  if (state_ == State::kFailed) Enter(Stage::kEdge);
+  page_ = cow::OpTable::Page();
+  page_decoded_ = checks_valid_ = false;
+  sequence_count_ = 0;
 }
 
 void Engine::Start() {
@@ -98,6 +106,7 @@ Engine::Turn Engine::Next(Command* command) {
     if (failing_ || under_way_ == kCommandsMax) return Turn::kWaitDone;
     if (state_ != State::kRunning) return Turn::kStop;
     if (MustWaitForLeases()) return Turn::kWaitLease;
+    stage_cursor_ = cursor_;
     const Emit emit = EmitStage(command);
     if (emit == Emit::kCommand) return Register(command);
     if (failing_) continue;
@@ -126,8 +135,12 @@ Engine::Turn Engine::Register(Command* command) {
   while (commands_[id].used) ++id;
   DMU_CHECK(id < kCommandsMax);
   command->id = id;
-  commands_[id] = {true, command->kind, command->offset, command->length_bytes,
-                   command->op.new_block};
+  commands_[id] = {true,
+                   command->kind,
+                   command->offset,
+                   command->length_bytes,
+                   command->op.new_block,
+                   stage_cursor_};
   ++under_way_;
   // [1] [2] [3] [7], where they would be broken.
   if (command->kind == Command::Kind::kWriteBase ||
@@ -150,6 +163,7 @@ void Engine::Done(uint32_t id, IoStatus status) {
   commands_[id].used = false;
   --under_way_;
   if (status != IoStatus::kOk) {
+    retry_cursor_ = std::min(retry_cursor_, command.cursor);
     FailCommand(command, status);
     return;
   }
@@ -158,9 +172,16 @@ void Engine::Done(uint32_t id, IoStatus status) {
       CheckSector();
       break;
     case Command::Kind::kReadOps:
-      page_first_op_ = static_cast<uint32_t>(
-          (command.offset - image_.header.OpsOffset()) / cow::kOpBytes);
-      page_ops_ = command.length_bytes / cow::kOpBytes;
+      TakePage();
+      break;
+    case Command::Kind::kReadChecks:
+      checks_valid_ = true;
+      break;
+    case Command::Kind::kXorUnit:
+      workspace_->window.entries[command.cursor].xored = true;
+      break;
+    case Command::Kind::kReadSequence:
+      sequence_count_ = command.length_bytes / 4;
       break;
     default:
       break;
@@ -170,6 +191,7 @@ void Engine::Done(uint32_t id, IoStatus status) {
 void Engine::Enter(Stage stage) {
   stage_ = stage;
   cursor_ = 0;
+  retry_cursor_ = UINT32_MAX;
   flush_sent_ = false;
 }
 
@@ -189,6 +211,12 @@ void Engine::LeaveStage() {
       Enter(Stage::kGather);
       return;
     case Stage::kGather:
+      if (workspace_->window.has_xor) {
+        Enter(Stage::kGatherXor);
+        return;
+      }
+      [[fallthrough]];
+    case Stage::kGatherXor:
       staged_ = true;
       if (!workspace_->window.through_scratch) {
         Enter(Stage::kApply);
@@ -197,8 +225,8 @@ void Engine::LeaveStage() {
       for (uint32_t i = 0; i < window_ops_; ++i) {
         workspace_->new_blocks[i] = workspace_->window.entries[i].op.new_block;
       }
-      cow::EncodeScratchMetadata(workspace_->new_blocks, window_ops_,
-                                 workspace_->scratch_metadata);
+      cow::EncodeScratchMetadata(image_.header, workspace_->new_blocks,
+                                 window_ops_, workspace_->scratch_metadata);
       Enter(Stage::kStageData);
       return;
     case Stage::kLoadScratch:
@@ -245,6 +273,8 @@ void Engine::LeaveEdge() {
         &workspace_->window,
         {staging_blocks(), has_scratch(), options_.direct_ops_min});
     planned_ = false;
+    // A window that was given up has led the walk too far.
+    if (walk_position_ != merged_ops_) Seek(merged_ops_);
     Enter(Stage::kPlan);
   }
 }
@@ -267,6 +297,7 @@ void Engine::EnterLoadScratch() {
   }
   window.ops = window.blocks = static_cast<uint32_t>(count);
   window.through_scratch = true;
+  window.has_xor = false;
   window.bytes = scratch_.size() * kBlockBytes;
   Enter(Stage::kLoadScratch);
 }
@@ -289,6 +320,7 @@ void Engine::CheckSector() {
   const cow::Header header = cow::DecodeHeader(sector);
   if (LoadLe<uint64_t>(sector) != cow::kMagic ||
       header.num_merge_ops != merged_ops_ ||
+      header.major_version != image_.header.major_version ||
       header.op_count != image_.header.op_count ||
       header.buffer_size != image_.header.buffer_size) {
     Fail(
@@ -313,6 +345,7 @@ void Engine::FailCommand(const UnderWay& command, IoStatus status) {
   const unsigned long long offset = command.offset;
   switch (command.kind) {
     case Kind::kLoadUnit:
+    case Kind::kXorUnit:
       if (status == IoStatus::kCorrupt) {
         Fail(
             "the data of block %u, at offset %llu of the COW file, is "
@@ -323,6 +356,8 @@ void Engine::FailCommand(const UnderWay& command, IoStatus status) {
       [[fallthrough]];
     case Kind::kReadSector:
     case Kind::kReadOps:
+    case Kind::kReadChecks:
+    case Kind::kReadSequence:
     case Kind::kReadScratch:
       Fail(
           "reading the COW file at offset %llu failed: %s; the merge waits "
@@ -362,18 +397,27 @@ void Engine::FailCommand(const UnderWay& command, IoStatus status) {
 void Engine::EnterFailed() {
   failing_ = false;
   state_ = State::kFailed;
+  if (!page_decoded_) page_ = cow::OpTable::Page();
   switch (stage_) {
     case Stage::kEdge:
     case Stage::kReadSector:
-    case Stage::kPlan:
-    case Stage::kGather:
-      // Nothing but memory has changed.
-      window_ops_ = 0;
       Enter(Stage::kEdge);
       return;
+    case Stage::kPlan:
+      // The window keeps what it has; the walk asks again for what is missing.
+      return;
+    case Stage::kGatherXor:
+      // What has been xored is marked.
+      cursor_ = 0;
+      return;
     default:
-      // The stage is repeated from its first command.
-      Enter(stage_);
+      // A flush that failed may have dropped any write of the stage.
+      if (flush_sent_) {
+        Enter(stage_);
+        return;
+      }
+      cursor_ = std::min(cursor_, retry_cursor_);
+      retry_cursor_ = UINT32_MAX;
       return;
   }
 }

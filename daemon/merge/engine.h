@@ -29,13 +29,14 @@
 //  [9] In every reachable state of the disks each block reads as the target.
 //
 // A failed command stops the engine where it is (state kFailed). A window that
-// is in staging stays there and goes on being read from there; Start repeats
-// the stage from its first write, because a failed flush may have dropped any
-// of them. Progress is exchangeable with Android's snapuserd, with one caveat:
-// it groups what is pending by 510 entries and, taking over in state 2, counts
-// on the group being staged whole. So give 510 blocks of staging or more where
-// such a hand-over may happen; shorter windows through scratch are legal but
-// must be finished first.
+// is in staging stays there and goes on being read from there. Start goes on
+// with the first command that failed; after a failed flush with the stage's
+// first write, because any of them may have been dropped. Progress is
+// exchangeable with Android's snapuserd, with one caveat: it groups what is
+// pending by 510 entries and, taking over in state 2, counts on the group being
+// staged whole. So give 510 blocks of staging or more where such a hand-over
+// may happen; shorter windows through scratch are legal but must be finished
+// first.
 #ifndef DAEMON_MERGE_ENGINE_H_
 #define DAEMON_MERGE_ENGINE_H_
 
@@ -43,22 +44,32 @@
 #include <vector>
 
 #include "daemon/base/types.h"
-#include "daemon/cow/loader.h"
+#include "daemon/cow/image.h"
 #include "daemon/merge/command.h"
 #include "daemon/merge/lease.h"
 #include "daemon/merge/plan.h"
 
 namespace dmu::merge {
 
-// Tables the engine needs while it merges, about 40 KiB; an engine that only
-// answers where things are has none. Contents are the engine's.
+// Tables the engine needs while it merges, about 120 bytes for each op of a
+// window and 40 KiB; an engine that only answers where things are has none.
+// Contents are the engine's.
 struct Workspace {
-  static constexpr uint32_t kPageOps = 256;
+  static constexpr uint32_t kPageOps = cow::OpTable::kPageOps;
+
+  // For windows of at most so many ops and blocks, from 1 to kWindowOpsLimit.
+  // valid() is false without memory.
+  explicit Workspace(uint32_t window_ops)
+      : window(window_ops), plan(window_ops) {}
+  bool valid() const { return window.valid() && plan.valid(); }
 
   Window window;
   Plan plan;
   uint8_t sector[kSectorBytes];
-  uint8_t op_page[kPageOps * cow::kOpBytes];
+  uint8_t op_page[cow::OpTable::kPageBytesMax];
+  cow::Op ops[kPageOps];  // of the page, decoded
+  uint8_t checks[4 * kPageOps];
+  uint8_t sequence[4 * kPageOps];
   uint8_t scratch_metadata[cow::kScratchMetadataBytes - 1];
   uint32_t new_blocks[cow::kScratchEntriesMax];
 };
@@ -99,11 +110,12 @@ class Engine {
   // Asked once, at construction.
   const char* refusal() const { return refusal_; }
 
-  // Lends memory until Detach. `staging`: whole blocks, at most kWindowOpsMax
-  // of them count; at least one unit of the file (header.max_unit_bytes).
+  // Lends memory until Detach. `staging`: whole blocks, of which at most the
+  // workspace's window size counts; at least one unit of the file
+  // (header.unit_bytes_max()).
   void Attach(Workspace* workspace, ByteSpan staging);
   // Takes the memory back; only with no command under way and no window in
-  // staging (kDone, or kIdle).
+  // staging.
   void Detach();
   bool attached() const { return workspace_ != nullptr; }
 
@@ -120,7 +132,7 @@ class Engine {
   State state() const { return state_; }
   const char* error() const { return error_; }
   uint64_t merged_ops() const { return merged_ops_; }
-  uint64_t total_ops() const { return image_.index.op_count(); }
+  uint64_t total_ops() const { return image_.index.merge_count(); }
   uint64_t merged_bytes() const { return merged_bytes_; }
   uint32_t commands_under_way() const { return under_way_; }
 
@@ -144,7 +156,8 @@ class Engine {
     kEdge,         // no window
     kReadSector,   // the first sector is read and flushed, once per Attach
     kPlan,         // records of M's next entries are read and offered
-    kGather,       // W's new contents go to staging
+    kGather,       // W's new contents go to staging; of xors what they read
+    kGatherXor,    // and what makes it new
     kLoadScratch,  // replay: as much of W as fits goes to staging
     kStageData,    // staging goes to the scratch region
     kStageState,   // state 2
@@ -157,7 +170,8 @@ class Engine {
     Command::Kind kind = Command::Kind::kReadSector;
     uint64_t offset = 0;
     uint32_t length_bytes = 0;
-    uint32_t op_block = 0;  // kLoadUnit: first block it gives
+    uint32_t op_block = 0;  // units: first block it gives
+    uint32_t cursor = 0;    // where the stage was when it asked for this
   };
 
   // Next, step by step.
@@ -166,6 +180,7 @@ class Engine {
   Emit EmitSector(Command* command, Command::Kind kind);
   Emit EmitPlan(Command* command);
   Emit EmitGather(Command* command);
+  Emit EmitGatherXor(Command* command);
   Emit EmitLoadScratch(Command* command);
   Emit EmitStageData(Command* command);
   Emit EmitApply(Command* command);
@@ -178,12 +193,22 @@ class Engine {
   void EnterLoadScratch();
   void Commit();
 
-  // kPlan. False: its record is not in the page.
-  bool RecordInPage(uint32_t op_number) const;
+  // kPlan: the walk through M (engine_walk.cc).
+  void Seek(uint64_t position);
+  void Advance();
+  // Reads what must be there to know the op at walk_position_. kNothing: it is
+  // there, or the walk failed.
+  Emit EmitWalk(Command* command);
   Emit ReadPage(Command* command, uint32_t op_number);
-  // Takes M[position]; false when the window is complete, or on an error.
-  bool OfferPosition(uint64_t position);
-  bool DecodeRecord(uint32_t op_number, cow::Op* op);
+  Emit ReadChecks(Command* command);
+  Emit ReadSequence(Command* command, uint32_t position);
+  bool SequenceInPage(uint32_t position) const;
+  void TakePage();
+  void FailChanged(uint32_t op_number);
+  bool IsAsLoaded(const cow::Op& op, const cow::Index::Found& found) const;
+  // Takes the op of the walk into the window; false when the window is complete
+  // or on an error.
+  bool Offer();
   void CheckSector();
 
   void Fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
@@ -196,7 +221,15 @@ class Engine {
   uint32_t staging_blocks() const {
     return static_cast<uint32_t>(staging_.size() / kBlockBytes);
   }
-  bool has_scratch() const { return image_.header.buffer_size != 0; }
+  bool has_scratch() const { return image_.header.has_scratch(); }
+  bool has_checks() const { return image_.unit_checks_offset != 0; }
+  // Of the scratch metadata, what lies in the first sector and what behind.
+  uint32_t metadata_begin() const {
+    return static_cast<uint32_t>(image_.header.ScratchStateOffset()) + 1;
+  }
+  uint32_t metadata_in_sector() const {
+    return kSectorBytes - metadata_begin();
+  }
   uint64_t window_end() const { return merged_ops_ + window_ops_; }
 
   const cow::Image& image_;
@@ -229,11 +262,22 @@ class Engine {
 
   // Progress within the stage.
   uint32_t cursor_ = 0;
+  uint32_t stage_cursor_ = 0;  // before the command that is being emitted
+  uint32_t retry_cursor_ = UINT32_MAX;  // the first of its commands that failed
   bool flush_sent_ = false;
 
   bool sector_valid_ = false;
-  uint32_t page_first_op_ = 0;
-  uint32_t page_ops_ = 0;  // 0: no page
+
+  // The walk. Which of op and rank leads depends on the order and on whether
+  // the position is in the rest of M.
+  uint64_t walk_position_ = UINT64_MAX;  // UINT64_MAX: nowhere
+  uint32_t walk_op_ = 0;
+  uint32_t walk_rank_ = 0;
+  cow::OpTable::Page page_;  // in the workspace; ops 0: none
+  bool page_decoded_ = false;
+  bool checks_valid_ = false;  // the workspace's checks are the page's
+  uint32_t sequence_first_ = 0;
+  uint32_t sequence_count_ = 0;
 
   UnderWay commands_[kCommandsMax];
   uint32_t under_way_ = 0;

@@ -13,14 +13,6 @@ namespace {
 
 constexpr uint32_t kCommandBlocks = kCommandBytesMax / kBlockBytes;
 
-// The metadata outside the first sector; what is inside goes out with state 2.
-constexpr uint32_t kMetadataBegin =
-    static_cast<uint32_t>(cow::kScratchStateOffset) + 1;
-constexpr uint32_t kMetadataInSector = kSectorBytes - kMetadataBegin;
-constexpr uint32_t kMetadataTail =
-    cow::kScratchMetadataBytes - 1 - kMetadataInSector;
-static_assert(kSectorBytes + kMetadataTail == cow::ScratchDataOffset(0));
-
 }  // namespace
 
 Engine::Emit Engine::EmitStage(Command* command) {
@@ -33,6 +25,8 @@ Engine::Emit Engine::EmitStage(Command* command) {
       return EmitPlan(command);
     case Stage::kGather:
       return EmitGather(command);
+    case Stage::kGatherXor:
+      return EmitGatherXor(command);
     case Stage::kLoadScratch:
       return EmitLoadScratch(command);
     case Stage::kStageData:
@@ -66,16 +60,15 @@ Engine::Emit Engine::EmitSector(Command* command, Command::Kind kind) {
   if (cursor_ > 0) return Emit::kNothing;
   cursor_ = 1;
   uint8_t* sector = workspace_->sector;
-  // Without a scratch region there is no state: its place belongs to others.
-  const uint8_t not_mine = sector[cow::kScratchStateOffset];
   if (kind == Command::Kind::kWriteState) {
     DMU_CHECK(has_scratch() && workspace_->window.through_scratch);
-    std::copy_n(workspace_->scratch_metadata, kMetadataInSector,
-                sector + kMetadataBegin);
-    cow::EncodeProgress(merged_ops_, cow::ScratchState::kWindowStaged, sector);
+    std::copy_n(workspace_->scratch_metadata, metadata_in_sector(),
+                sector + metadata_begin());
+    cow::EncodeProgress(image_.header, merged_ops_,
+                        cow::ScratchState::kWindowStaged, sector);
   } else if (kind == Command::Kind::kCommit) {
-    cow::EncodeProgress(window_end(), cow::ScratchState::kInProgress, sector);
-    if (!has_scratch()) sector[cow::kScratchStateOffset] = not_mine;
+    cow::EncodeProgress(image_.header, window_end(),
+                        cow::ScratchState::kInProgress, sector);
   }
   *command = Command();
   command->kind = kind;
@@ -84,88 +77,16 @@ Engine::Emit Engine::EmitSector(Command* command, Command::Kind kind) {
   return Emit::kCommand;
 }
 
-bool Engine::RecordInPage(uint32_t op_number) const {
-  return page_ops_ > 0 && op_number >= page_first_op_ &&
-         op_number - page_first_op_ < page_ops_;
-}
-
-Engine::Emit Engine::ReadPage(Command* command, uint32_t op_number) {
-  const uint32_t first = op_number / Workspace::kPageOps * Workspace::kPageOps;
-  const uint64_t count =
-      std::min<uint64_t>(Workspace::kPageOps, total_ops() - first);
-  page_ops_ = 0;
-  *command = Command();
-  command->kind = Command::Kind::kReadOps;
-  command->offset = image_.header.OpsOffset() + uint64_t{first} * cow::kOpBytes;
-  command->data = workspace_->op_page;
-  command->length_bytes = static_cast<uint32_t>(count * cow::kOpBytes);
-  return Emit::kCommand;
-}
-
 Engine::Emit Engine::EmitPlan(Command* command) {
   while (!planned_) {
-    const uint64_t position = merged_ops_ + workspace_->window.ops;
-    if (position == total_ops()) {
-      planned_ = true;
-      break;
-    }
-    const uint32_t op_number =
-        image_.index.OpAt(static_cast<uint32_t>(position));
-    if (!RecordInPage(op_number)) {
-      if (under_way_ > 0) return Emit::kWait;
-      return ReadPage(command, op_number);
-    }
-    if (!OfferPosition(position)) planned_ = true;
+    if (walk_position_ == total_ops()) break;
+    const Emit emit = EmitWalk(command);
+    if (emit != Emit::kNothing || failing_) return emit;
+    planned_ = !Offer();
+    if (!planned_) Advance();
   }
+  planned_ = true;
   return Emit::kNothing;
-}
-
-bool Engine::OfferPosition(uint64_t position) {
-  const uint32_t op_number = image_.index.OpAt(static_cast<uint32_t>(position));
-  cow::Op op;
-  if (!DecodeRecord(op_number, &op)) {
-    Fail(
-        "record %u of the op table, at offset %llu of the COW file, is not "
-        "what it was when the file was attached: the storage is failing or "
-        "something else writes to it",
-        op_number,
-        static_cast<unsigned long long>(image_.header.OpsOffset() +
-                                        uint64_t{op_number} * cow::kOpBytes));
-    return false;
-  }
-  const bool duplicate = image_.index.PositionOf(op_number) != position;
-  switch (workspace_->plan.Offer(op, duplicate)) {
-    case Plan::Verdict::kTaken:
-      return true;
-    case Plan::Verdict::kEnd:
-      DMU_CHECK(workspace_->window.ops > 0);
-      return false;
-    case Plan::Verdict::kTooLarge:
-      Fail(
-          "the unit at block %u has %u blocks, more than the %u of the "
-          "merge's staging memory",
-          op.new_block, op.span_blocks(), staging_blocks());
-      return false;
-    case Plan::Verdict::kNotMergeable:
-      if (workspace_->window.ops > 0) return false;
-      Fail(
-          "the op of block %u is of a type that is not merged by this "
-          "version",
-          op.new_block);
-      return false;
-  }
-  return false;
-}
-
-// False when the record is not the one the index was built from.
-bool Engine::DecodeRecord(uint32_t op_number, cow::Op* op) {
-  const uint8_t* record =
-      workspace_->op_page + size_t{op_number - page_first_op_} * cow::kOpBytes;
-  if (!cow::DecodeOp(record, op)) return false;
-  const auto found = image_.index.Find(op->new_block);
-  return found.has_value() && found->op == op_number &&
-         found->new_block == op->new_block && found->type == op->type &&
-         found->span_log2 == op->span_log2;
 }
 
 Engine::Emit Engine::EmitGather(Command* command) {
@@ -178,23 +99,47 @@ Engine::Emit Engine::EmitGather(Command* command) {
   const WindowEntry& first = window.entries[cursor_++];
   *command = Command();
   command->data = StagingAt(first.slot);
-  command->op = first.op;
   if (first.op.type == cow::OpType::kReplace) {
     command->kind = Command::Kind::kLoadUnit;
-    command->offset = first.op.source;
+    command->offset = first.op.data_offset;
     command->length_bytes = first.op.span_bytes();
+    command->op = first.op;
+    command->has_check = has_checks();
+    command->check = first.check;
     return Emit::kCommand;
   }
   uint32_t blocks = 1;
   while (cursor_ < window.ops && blocks < kCommandBlocks &&
-         window.entries[cursor_].op.source == first.op.source + blocks) {
+         window.entries[cursor_].op.source_bytes() ==
+             first.op.source_bytes() + uint64_t{blocks} * kBlockBytes) {
     DMU_CHECK(window.entries[cursor_].slot == first.slot + blocks);
     ++cursor_;
     ++blocks;
   }
   command->kind = Command::Kind::kReadSource;
-  command->offset = first.op.source * kBlockBytes;
+  command->offset = first.op.source_bytes();
   command->length_bytes = blocks * kBlockBytes;
+  return Emit::kCommand;
+}
+
+Engine::Emit Engine::EmitGatherXor(Command* command) {
+  const Window& window = workspace_->window;
+  while (cursor_ < window.ops &&
+         (window.entries[cursor_].op.type != cow::OpType::kXor ||
+          window.entries[cursor_].xored)) {
+    ++cursor_;
+  }
+  if (cursor_ == window.ops) return Emit::kNothing;
+  stage_cursor_ = cursor_;
+  const WindowEntry& entry = window.entries[cursor_++];
+  *command = Command();
+  command->kind = Command::Kind::kXorUnit;
+  command->data = StagingAt(entry.slot);
+  command->op = entry.op;
+  command->offset = entry.op.data_offset;
+  command->length_bytes = kBlockBytes;
+  command->has_check = has_checks();
+  command->check = entry.check;
   return Emit::kCommand;
 }
 
@@ -225,14 +170,15 @@ Engine::Emit Engine::EmitStageData(Command* command) {
   if (cursor_ == 0) {
     cursor_ = 1;
     command->offset = kSectorBytes;
-    command->data = workspace_->scratch_metadata + kMetadataInSector;
-    command->length_bytes = kMetadataTail;
+    command->data = workspace_->scratch_metadata + metadata_in_sector();
+    command->length_bytes =
+        cow::kScratchMetadataBytes - 1 - metadata_in_sector();
     return Emit::kCommand;
   }
   const uint32_t first = (cursor_ - 1) * kCommandBlocks;
   if (first >= window_ops_) return Emit::kNothing;
   ++cursor_;
-  command->offset = cow::ScratchDataOffset(first);
+  command->offset = image_.header.ScratchDataOffset(first);
   command->data = StagingAt(first);
   command->length_bytes =
       std::min(kCommandBlocks, window_ops_ - first) * kBlockBytes;

@@ -21,8 +21,8 @@ bool MergedBytes::Step(uint32_t ops_max) {
     if (next_block_ == cow::Index::kNoBlock) return true;
     const auto found = index_.Find(next_block_);
     if (!found.has_value()) return true;
-    if (index_.PositionOf(found->op) < merged_ops_) {
-      bytes_ += uint64_t{kBlockBytes} << found->span_log2;
+    if (found->position < merged_ops_) {
+      bytes_ += uint64_t{kBlockBytes} * found->span_blocks();
     }
     next_block_ = index_.NextStart(next_block_);
   }

@@ -11,13 +11,14 @@ namespace dmu::merge {
 
 void Plan::Begin(Window* window, const Limits& limits) {
   DMU_CHECK(limits.staging_blocks >= 1);
-  DMU_CHECK(limits.staging_blocks <= BlockMap::kCapacity);
+  DMU_CHECK(limits.staging_blocks <= window->capacity);
   DMU_CHECK(limits.direct_ops_min >= 1);
   window_ = window;
   window_->ops = 0;
   window_->blocks = 0;
   window_->bytes = 0;
   window_->through_scratch = false;
+  window_->has_xor = false;
   window_->staged.Clear();
   limits_ = limits;
   run_ = Run::kNone;
@@ -25,19 +26,18 @@ void Plan::Begin(Window* window, const Limits& limits) {
   sources_.Clear();
 }
 
-Plan::Verdict Plan::Offer(const cow::Op& op, bool duplicate) {
-  if (window_->ops == kWindowOpsMax) return Verdict::kEnd;
-  // Reading its own target at another offset, an xor needs the old bytes after
-  // they are gone. The loader lets none through.
-  if (op.type == cow::OpType::kXor) return Verdict::kNotMergeable;
-  const bool ordered = op.type == cow::OpType::kCopy && !duplicate;
+Plan::Verdict Plan::Offer(const cow::Op& op, uint32_t check, bool duplicate) {
+  if (window_->ops == window_->capacity) return Verdict::kEnd;
+  const bool ordered = cow::IsOrderedOp(op.type) && !duplicate;
   const Run run = ordered ? Run::kOrdered : Run::kUnordered;
   if (run_ != Run::kNone && run_ != run) return Verdict::kEnd;
   run_ = run;
-  return ordered ? OfferCopy(op) : OfferUnordered(op, duplicate);
+  return ordered ? OfferOrdered(op, check)
+                 : OfferUnordered(op, check, duplicate);
 }
 
-Plan::Verdict Plan::OfferUnordered(const cow::Op& op, bool duplicate) {
+Plan::Verdict Plan::OfferUnordered(const cow::Op& op, uint32_t check,
+                                   bool duplicate) {
   const bool staged = !duplicate && op.type == cow::OpType::kReplace;
   if (staged) {
     if (op.span_blocks() > limits_.staging_blocks) {
@@ -47,17 +47,26 @@ Plan::Verdict Plan::OfferUnordered(const cow::Op& op, bool duplicate) {
       return Verdict::kEnd;
     }
   }
-  Take(op, duplicate, staged);
+  Take(op, check, duplicate, staged);
   return Verdict::kTaken;
 }
 
-Plan::Verdict Plan::OfferCopy(const cow::Op& op) {
-  const uint32_t source = static_cast<uint32_t>(op.source);
+Plan::Verdict Plan::OfferOrdered(const cow::Op& op, uint32_t check) {
+  const auto first = static_cast<uint32_t>(op.source_bytes() / kBlockBytes);
+  const uint32_t last =
+      op.source_bytes() % kBlockBytes == 0 ? first : first + 1;
   uint32_t ops_max = limits_.staging_blocks;
-  // A copy onto itself changes nothing and may be repeated for ever.
-  const bool conflict =
-      sources_.Contains(op.new_block) || window_->staged.Contains(source);
+  // Reading what it writes itself: a copy onto itself changes nothing and may
+  // be repeated for ever, an xor may not.
+  const bool own = op.type == cow::OpType::kXor &&
+                   (first == op.new_block || last == op.new_block);
+  const bool conflict = own || sources_.Contains(op.new_block) ||
+                        window_->staged.Contains(first) ||
+                        window_->staged.Contains(last);
   if (conflict && !conflict_) {
+    if (own && !limits_.has_scratch && window_->ops == 0) {
+      return Verdict::kNotMergeable;
+    }
     if (!limits_.has_scratch || window_->ops >= limits_.direct_ops_min) {
       return Verdict::kEnd;
     }
@@ -67,14 +76,19 @@ Plan::Verdict Plan::OfferCopy(const cow::Op& op) {
   }
   if (window_->ops >= ops_max) return Verdict::kEnd;
   conflict_ |= conflict;
-  sources_.Insert(source, 0);
-  Take(op, /*duplicate=*/false, /*staged=*/true);
+  sources_.Insert(first, 0);
+  if (last != first) sources_.Insert(last, 0);
+  window_->has_xor |= op.type == cow::OpType::kXor;
+  Take(op, check, /*duplicate=*/false, /*staged=*/true);
   return Verdict::kTaken;
 }
 
-void Plan::Take(const cow::Op& op, bool duplicate, bool staged) {
+void Plan::Take(const cow::Op& op, uint32_t check, bool duplicate,
+                bool staged) {
   WindowEntry& entry = window_->entries[window_->ops++];
   entry.op = op;
+  entry.check = check;
+  entry.xored = false;
   entry.duplicate = duplicate;
   entry.slot = WindowEntry::kNoSlot;
   if (!duplicate) window_->bytes += op.span_bytes();

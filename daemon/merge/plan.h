@@ -6,52 +6,74 @@
 // are offered one by one; the plan says where the window ends and how it must
 // be written:
 //   direct          replace and zero ops, which read nothing the merge changes;
-//                   or copies of which none writes a block that any of them
-//                   reads. After a crash such a window is simply repeated.
-//   through scratch copies that overwrite each other's sources: their new
-//                   contents are made durable in the scratch region before the
-//                   first of them reaches the base.
-// Copies without a conflict are written once instead of twice, so a direct
+//                   or ordered ops (copy, xor) of which none writes a block
+//                   that any of them reads. After a crash such a window is
+//                   simply repeated.
+//   through scratch ordered ops that overwrite what they or each other read:
+//                   their new contents are made durable in the scratch region
+//                   before the first of them reaches the base.
+// Ordered ops without a conflict are written once instead of twice, so a direct
 // window is taken when it is long enough to pay for its flushes, when it ends
-// the run of copies, or when there is no scratch region.
+// the run of ordered ops, or when there is no scratch region.
 #ifndef DAEMON_MERGE_PLAN_H_
 #define DAEMON_MERGE_PLAN_H_
 
 #include <cstdint>
+#include <memory>
+#include <new>
 
 #include "daemon/cow/format.h"
 #include "daemon/merge/block_map.h"
 
 namespace dmu::merge {
 
-// Most entries of a window, and most blocks it stages.
-inline constexpr uint32_t kWindowOpsMax = BlockMap::kCapacity;
-static_assert(kWindowOpsMax >= cow::kScratchEntriesMax);
+// Entries of a window, and blocks it stages, that a workspace may be made for.
+inline constexpr uint32_t kWindowOpsLimit = 16 * 1024;
+// What the daemon works with: 2 MiB of staging, and windows through scratch as
+// long as Android's.
+inline constexpr uint32_t kWindowOpsDefault = 512;
+static_assert(kWindowOpsDefault >= cow::kScratchEntriesMax);
+static_assert(kWindowOpsLimit < BlockMap::kNone);
 
 // One entry of M within a window.
 struct WindowEntry {
   static constexpr uint16_t kNoSlot = UINT16_MAX;
 
   cow::Op op;
+  uint32_t check = 0;  // of the op's data, when the file has checks
   // First staging block of its data; kNoSlot: nothing to stage (a zero).
   uint16_t slot = kNoSlot;
   // A later entry for a block that an earlier one gives: counts, does nothing.
   bool duplicate = false;
+  // The engine's: an xor whose data is in its staging block.
+  bool xored = false;
 };
 
 struct Window {
-  WindowEntry entries[kWindowOpsMax];
+  explicit Window(uint32_t capacity)
+      : capacity(capacity),
+        entries(new (std::nothrow) WindowEntry[capacity]),
+        staged(capacity) {}
+  bool valid() const { return entries != nullptr && staged.valid(); }
+
+  const uint32_t capacity;  // of entries, and blocks staged
+  const std::unique_ptr<WindowEntry[]> entries;
   uint32_t ops = 0;     // entries of M
   uint32_t blocks = 0;  // staging blocks in use
   uint64_t bytes = 0;   // of the base that it writes
   bool through_scratch = false;
+  bool has_xor = false;
   BlockMap staged;  // target block -> staging block
 };
 
 class Plan {
  public:
+  // For windows of this capacity.
+  explicit Plan(uint32_t capacity) : sources_(2 * capacity) {}
+  bool valid() const { return sources_.valid(); }
+
   struct Limits {
-    uint32_t staging_blocks = 0;  // at most BlockMap::kCapacity
+    uint32_t staging_blocks = 0;  // at most the window's capacity
     bool has_scratch = false;
     // Shortest direct window that ends at a conflict and is still preferred to
     // a window through scratch.
@@ -67,23 +89,24 @@ class Plan {
 
   // Empties `window`; it must outlive the plan's use.
   void Begin(Window* window, const Limits& limits);
-  // M's next entry. Nothing may be offered after anything but kTaken.
-  Verdict Offer(const cow::Op& op, bool duplicate);
+  // M's next entry. Nothing may be offered after anything but kTaken. check: of
+  // its data, or 0.
+  Verdict Offer(const cow::Op& op, uint32_t check, bool duplicate);
   // Decides how the window is written. It must have at least one entry.
   void End();
 
  private:
   enum class Run : uint8_t { kNone, kUnordered, kOrdered };
 
-  Verdict OfferUnordered(const cow::Op& op, bool duplicate);
-  Verdict OfferCopy(const cow::Op& op);
-  void Take(const cow::Op& op, bool duplicate, bool staged);
+  Verdict OfferUnordered(const cow::Op& op, uint32_t check, bool duplicate);
+  Verdict OfferOrdered(const cow::Op& op, uint32_t check);
+  void Take(const cow::Op& op, uint32_t check, bool duplicate, bool staged);
 
   Window* window_ = nullptr;
   Limits limits_;
   Run run_ = Run::kNone;
   bool conflict_ = false;  // some op writes what another of the window reads
-  BlockMap sources_;
+  BlockMap sources_;       // blocks that ops of the window read
 };
 
 }  // namespace dmu::merge

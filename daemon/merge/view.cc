@@ -25,14 +25,12 @@ Piece View::LookupOne(uint32_t block) const {
     return piece;
   }
   const auto found = image_.index.Find(block);
-  const uint32_t position =
-      found.has_value() ? image_.index.PositionOf(found->op) : 0;
-  if (!found.has_value() || position < engine_.merged_ops()) {
+  if (!found.has_value() || found->position < engine_.merged_ops()) {
     piece.where = Piece::Where::kBase;
     piece.offset = uint64_t{block} * kBlockBytes;
-    const uint32_t end =
-        found.has_value() ? found->new_block + (uint32_t{1} << found->span_log2)
-                          : image_.index.NextStart(block);
+    const uint32_t end = found.has_value()
+                             ? found->new_block + found->span_blocks()
+                             : image_.index.NextStart(block);
     // A scratch region that fits no merge order may name any block.
     piece.blocks = std::min(end, engine_.NextInScratch(block)) - block;
     return piece;
@@ -40,7 +38,7 @@ Piece View::LookupOne(uint32_t block) const {
   piece.op = found->op;
   piece.new_block = found->new_block;
   piece.span_log2 = found->span_log2;
-  piece.position = position;
+  piece.position = found->position;
   switch (found->type) {
     case cow::OpType::kZero:
       piece.where = Piece::Where::kZero;
@@ -48,13 +46,15 @@ Piece View::LookupOne(uint32_t block) const {
     case cow::OpType::kCopy:
       piece.where = Piece::Where::kCopy;
       return piece;
-    case cow::OpType::kReplace:
-    case cow::OpType::kXor:  // refused by the loader
+    case cow::OpType::kXor:
+      piece.where = Piece::Where::kXor;
+      return piece;
+    default:
       break;
   }
   piece.where = Piece::Where::kUnit;
   piece.unit_block = block - found->new_block;
-  const uint32_t end = found->new_block + (uint32_t{1} << found->span_log2);
+  const uint32_t end = found->new_block + found->span_blocks();
   piece.blocks = std::min(end, engine_.NextInScratch(block)) - block;
   return piece;
 }
@@ -75,6 +75,7 @@ bool View::Join(Piece* piece, const Piece& next) {
     case Piece::Where::kCopy:
       if (next.op != piece->op + piece->blocks) return false;
       break;
+    case Piece::Where::kXor:
     case Piece::Where::kUnit:
       return false;
   }

@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "daemon/cow/loader.h"
+#include "daemon/cow/image.h"
 #include "daemon/merge/engine.h"
 
 namespace dmu::merge {
@@ -22,19 +22,21 @@ struct Piece {
     kBase,     // in the base, from byte `offset` on
     kStaged,   // at `data`, until the engine is called again
     kScratch,  // in the COW file, from byte `offset` on; under a lease
-    kCopy,     // in the source: block i of the run where record op + i of the
-               // op table says; under a lease
-    kUnit,     // in the unit of record `op`, from its block `unit_block` on
+    kCopy,     // in the source: block i of the run where the record of op + i
+               // says; under a lease
+    kXor,      // one block: in the source, where the record of `op` says, and
+               // xored with that op's data; under a lease
+    kUnit,     // in the unit of `op`, from its block `unit_block` on
   };
   Where where = Where::kBase;
   uint32_t blocks = 0;  // >= 1
   uint64_t offset = 0;
   const uint8_t* data = nullptr;
   uint32_t op = 0;
-  uint32_t new_block = 0;  // kCopy, kUnit: first block that record `op` gives
+  uint32_t new_block = 0;  // kCopy, kXor, kUnit: first block that `op` gives
   uint32_t unit_block = 0;
   uint8_t span_log2 = 0;  // kUnit
-  uint32_t position = 0;  // kScratch, kCopy: for Lease
+  uint32_t position = 0;  // kScratch, kCopy, kXor: for Lease
 };
 
 class View {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "daemon/base/check.h"
 #include "daemon/cow/loader.h"
@@ -20,13 +21,18 @@ void AskIndex(const cow::Image& image) {
       DMU_CHECK(found->op < index.op_count());
       DMU_CHECK(found->new_block <= block);
       DMU_CHECK(block - found->new_block < (1u << found->span_log2));
-      DMU_CHECK(index.PositionOf(found->op) < index.op_count());
+      DMU_CHECK(found->position < index.merge_count());
     }
     DMU_CHECK(index.NextStart(block) > block);
   }
-  for (uint32_t position = 0; position < index.op_count(); ++position) {
-    DMU_CHECK(index.OpAt(position) < index.op_count());
+  // Every place of M is taken once, by an op or its duplicates.
+  std::vector<bool> seen(index.merge_count());
+  for (uint32_t rank = 0; rank < index.op_count(); ++rank) {
+    const cow::Index::Found found = index.AtRank(rank);
+    DMU_CHECK(found.position < index.merge_count());
+    seen[found.position] = true;
   }
+  DMU_CHECK(std::find(seen.begin(), seen.end(), false) == seen.end());
 }
 
 }  // namespace
@@ -44,7 +50,7 @@ bool RunLoader(const uint8_t* data, size_t size) {
     if (!loader.Feed({data + want.offset, want.bytes}).ok()) return false;
   }
   const std::unique_ptr<cow::Image> image = loader.Take();
-  DMU_CHECK(image->progress.merged_ops <= image->index.op_count());
+  DMU_CHECK(image->progress.merged_ops <= image->index.merge_count());
   DMU_CHECK(image->progress.scratch.size() <= cow::kScratchEntriesMax);
   AskIndex(*image);
   for (const uint64_t bytes :

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "daemon/base/check.h"
+#include "daemon/cow/unit.h"
 
 namespace dmu::sim {
 namespace {
@@ -62,13 +63,13 @@ bool MergeMachine::Load() {
   }
   image_ = loader.Take();
   if (!image_->order_error.empty()) return Error(image_->order_error);
-  codec_ = cow::Codec::Create(image_->header.compression);
+  codec_ = cow::Codec::Create(image_->compressions);
   merge::Engine::Options engine_options;
   engine_options.direct_ops_min = options_.direct_ops_min;
   engine_ = std::make_unique<merge::Engine>(*image_, base_.size_bytes(),
                                             cow_.size_bytes(), engine_options);
   view_ = std::make_unique<merge::View>(*image_, *engine_);
-  workspace_ = std::make_unique<merge::Workspace>();
+  workspace_ = std::make_unique<merge::Workspace>(options_.window_ops);
   staging_.resize(size_t{options_.staging_blocks} * kBlockBytes);
   if (engine_->refusal()[0] != '\0') return Error(engine_->refusal());
   engine_->Attach(workspace_.get(), staging_);
@@ -76,17 +77,18 @@ bool MergeMachine::Load() {
 }
 
 bool MergeMachine::ReadRecord(uint32_t op_number, cow::Op* op) const {
-  uint8_t record[cow::kOpBytes];
-  return cow_.Read(
-             image_->header.OpsOffset() + uint64_t{op_number} * cow::kOpBytes,
-             record) &&
-         cow::DecodeOp(record, op);
+  const cow::OpTable::Page page = image_->ops.PageOf(op_number);
+  std::vector<uint8_t> bytes(page.bytes);
+  return cow_.Read(page.offset, bytes) &&
+         image_->ops.Decode(page, bytes.data(), op_number, op);
 }
 
-bool MergeMachine::LoadUnit(const cow::Op& op, ByteSpan out) const {
+bool MergeMachine::LoadUnit(const cow::Op& op, const uint32_t* check,
+                            ByteSpan out) const {
   std::vector<uint8_t> stored(op.data_length);
-  return cow_.Read(op.source, stored) &&
-         cow::DecodeUnit(codec_.get(), stored, out) == IoStatus::kOk;
+  return cow_.Read(op.data_offset, stored) &&
+         cow::DecodeUnit(codec_.get(), op.compression, check, stored, out) ==
+             IoStatus::kOk;
 }
 
 // Asks the view and, where it takes time, fetches the bytes later (EndRead).
@@ -94,16 +96,17 @@ void MergeMachine::BeginRead(uint32_t block) {
   auto read = std::make_unique<Read>();
   read->block = block;
   read->piece = view_->Lookup(block, 1);
-  if (read->piece.where == Where::kCopy) {
+  const bool from_source =
+      read->piece.where == Where::kCopy || read->piece.where == Where::kXor;
+  if (from_source) {
     cow::Op op;
     if (!ReadRecord(read->piece.op, &op)) {
-      Error("record of a copy cannot be read");
+      Error("record of a copy or xor cannot be read");
       return;
     }
-    read->source_offset = op.source * kBlockBytes;
+    read->source_offset = op.source_bytes();
   }
-  if (read->piece.where == Where::kCopy ||
-      read->piece.where == Where::kScratch) {
+  if (from_source || read->piece.where == Where::kScratch) {
     engine_->leases()->Take(&read->lease, read->piece.position);
   }
   if (read->piece.where == Where::kStaged) {
@@ -137,6 +140,15 @@ bool MergeMachine::EndRead(Read* read) {
       how = "copy";
       ok = base_.Read(read->source_offset, bytes);
       break;
+    case Where::kXor: {
+      how = "xor";
+      cow::Op op;
+      std::vector<uint8_t> unit(kBlockBytes);
+      ok = ReadRecord(read->piece.op, &op) && LoadUnit(op, nullptr, unit) &&
+           base_.Read(read->source_offset, bytes);
+      cow::XorOnto(unit.data(), kBlockBytes, bytes.data());
+      break;
+    }
     case Where::kUnit: {
       how = "unit";
       cow::Op op;
@@ -144,7 +156,7 @@ bool MergeMachine::EndRead(Read* read) {
            op.new_block == read->piece.new_block &&
            op.span_log2 == read->piece.span_log2;
       std::vector<uint8_t> unit(op.span_bytes());
-      ok = ok && LoadUnit(op, unit);
+      ok = ok && LoadUnit(op, nullptr, unit);
       if (ok) {
         std::memcpy(bytes.data(),
                     unit.data() + size_t{read->piece.unit_block} * kBlockBytes,
@@ -246,6 +258,9 @@ bool MergeMachine::Step() {
       if (engine_->state() != merge::Engine::State::kFailed) {
         return Error("the engine stopped by itself");
       }
+      if (options_.fail_command == 0 && options_.fail_one_in == 0) {
+        return Error(std::string("the engine failed: ") + engine_->error());
+      }
       if (++restarts_ > 10'000) return Error("the merge fails for ever");
       engine_->Start();
       break;
@@ -324,11 +339,23 @@ bool MergeMachine::Execute(const Running& running) {
   switch (command.kind) {
     case Kind::kReadSector:
     case Kind::kReadOps:
+    case Kind::kReadChecks:
+    case Kind::kReadSequence:
     case Kind::kReadScratch:
     case Kind::kReadSource:
       return disk.Read(command.offset, out);
     case Kind::kLoadUnit:
-      return LoadUnit(command.op, out);
+      return LoadUnit(command.op, command.has_check ? &command.check : nullptr,
+                      out);
+    case Kind::kXorUnit: {
+      std::vector<uint8_t> unit(command.length_bytes);
+      if (!LoadUnit(command.op, command.has_check ? &command.check : nullptr,
+                    unit)) {
+        return false;
+      }
+      cow::XorOnto(unit.data(), unit.size(), out.data());
+      return true;
+    }
     case Kind::kFlushBase:
     case Kind::kFlushCow:
       if (!FlushIsLost(command)) disk.Flush();
@@ -348,7 +375,8 @@ bool MergeMachine::Finish(Running running) {
   if (fails) {
     // The worst a failing disk may do: garbage in the buffer of a read, and
     // what a failed flush was for is gone.
-    if (!running.is_write && command.data != nullptr) {
+    if (!running.is_write && command.data != nullptr &&
+        command.kind != Kind::kXorUnit) {
       std::memset(command.data, 0xee, command.length_bytes);
     }
     if (IsFlush(command.kind)) {

@@ -39,6 +39,7 @@ enum class LostFlush : uint8_t {
 
 struct MachineOptions {
   uint32_t staging_blocks = 4;
+  uint32_t window_ops = 512;
   uint32_t direct_ops_min = 32;
   LostFlush lost_flush = LostFlush::kNone;
   // The n-th command (from 1) fails once; 0: none.
@@ -87,14 +88,14 @@ class MergeMachine {
   struct Read {
     uint32_t block = 0;
     merge::Piece piece;
-    uint64_t source_offset = 0;  // kCopy
+    uint64_t source_offset = 0;  // kCopy, kXor
     merge::Lease lease;
   };
 
   void HandOut(const merge::Command& command);
   bool Finish(Running running);
   bool Execute(const Running& running);
-  bool LoadUnit(const cow::Op& op, ByteSpan out) const;
+  bool LoadUnit(const cow::Op& op, const uint32_t* check, ByteSpan out) const;
   bool FlushIsLost(const merge::Command& command) const;
   bool FinishMerge();
 

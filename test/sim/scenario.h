@@ -4,8 +4,9 @@
 //
 // The target is the oracle of all merge tests: it is computed block by block
 // from the list of changes, by nothing of the code under test. The COW file is
-// laid out here byte by byte, so that orders and mixes occur which our own
-// writer never makes: sequence data, replace before copy, duplicates.
+// laid out here byte by byte, in both versions, so that orders and mixes occur
+// which our own writer never makes: sequence data that names anything, replace
+// before copy, duplicates, clusters of every size.
 #ifndef TEST_SIM_SCENARIO_H_
 #define TEST_SIM_SCENARIO_H_
 
@@ -29,9 +30,9 @@ struct ScenarioOptions {
 struct Change {
   cow::OpType type = cow::OpType::kZero;
   uint32_t new_block = 0;
-  uint32_t source = 0;        // kCopy: a block of the base
+  uint64_t source_bytes = 0;  // kCopy, kXor: of the base
   uint8_t span_log2 = 0;      // kReplace
-  std::vector<uint8_t> data;  // kReplace: the blocks, not compressed
+  std::vector<uint8_t> data;  // kReplace, kXor: what the blocks become
 };
 
 struct Scenario {
@@ -39,8 +40,11 @@ struct Scenario {
   std::vector<uint8_t> target;
   std::vector<uint8_t> cow;
   std::vector<Change> changes;
+  uint16_t version = 3;
+  uint32_t cluster_ops = 0;
   bool scratch = false;
   bool sequence = false;
+  bool checks = false;
   uint32_t blocks() const {
     return static_cast<uint32_t>(target.size() / kBlockBytes);
   }
@@ -51,12 +55,24 @@ struct Scenario {
 // Distinct content for every sector of every block of the base.
 std::vector<uint8_t> NumberedBlocks(uint32_t blocks, uint64_t seed);
 
+// How the file is laid out.
+struct LayoutOptions {
+  uint16_t version = 3;
+  uint32_t cluster_ops = 0;  // version 2
+  bool scratch = false;
+  // The op table is shuffled and the order given by sequence data, for all ops
+  // or, where the rest is ascending, for the copies and xors only.
+  bool sequence = false;
+  bool checks = false;  // our extension, with unit checks; version 3
+  cow::Compression compression = cow::Compression::kNone;
+  uint8_t span_log2_max = 0;
+};
+
 // `changes` in merge order; a block may be given twice only by equal changes.
-// sequence: the file's op table is shuffled and the order given by sequence
-// data, for all ops or, where the rest is ascending, for the copies only.
+// Version 2 without sequence needs copies and xors first and the rest
+// ascending.
 Scenario Build(std::vector<uint8_t> base, std::vector<Change> changes,
-               bool scratch, bool sequence, cow::Compression compression,
-               uint8_t span_log2_max, Rng* rng);
+               const LayoutOptions& layout, Rng* rng);
 
 // Everything by chance: sizes, mix, shifts up and down, permutations, cycles
 // (cut by a replace), orders.

@@ -20,7 +20,7 @@ ABSL_FLAG(std::string, base, "", "base image: file or block device");
 ABSL_FLAG(bool, force, false, "replace the output file if it exists");
 ABSL_FLAG(bool, quiet, false, "print nothing but errors, draw no progress bar");
 ABSL_FLAG(std::string, compression, "zstd",
-          "none, gz[,1-9], lz4 or zstd[,LEVEL]");
+          "none, gz[,1-9], brotli[,0-11], lz4 or zstd[,LEVEL]");
 ABSL_FLAG(uint32_t, unit, 64,
           "KiB that are compressed together, a power of two from 4 to 256; "
           "larger is smaller on disk and slower to read in small pieces");

@@ -25,20 +25,6 @@ struct Totals {
   uint64_t replace_blocks = 0;
 };
 
-const char* TypeName(cow::OpType type) {
-  switch (type) {
-    case cow::OpType::kCopy:
-      return "copy";
-    case cow::OpType::kReplace:
-      return "replace";
-    case cow::OpType::kZero:
-      return "zero";
-    case cow::OpType::kXor:
-      return "xor";
-  }
-  return "?";
-}
-
 const char* VerdictName(cow::Progress::Verdict verdict) {
   switch (verdict) {
     case cow::Progress::Verdict::kIdle:
@@ -56,7 +42,7 @@ const char* VerdictName(cow::Progress::Verdict verdict) {
 Json OpToJson(uint32_t number, const cow::Op& op) {
   Json json;
   json["op"] = number;
-  json["type"] = TypeName(op.type);
+  json["type"] = cow::OpTypeName(op.type);
   json["new_block"] = op.new_block;
   json["blocks"] = op.span_blocks();
   if (op.type == cow::OpType::kCopy) json["source_block"] = op.source;
@@ -68,7 +54,7 @@ Json OpToJson(uint32_t number, const cow::Op& op) {
 }
 
 void PrintOp(uint32_t number, const cow::Op& op) {
-  std::printf("op %u: %s %u", number, TypeName(op.type), op.new_block);
+  std::printf("op %u: %s %u", number, cow::OpTypeName(op.type), op.new_block);
   if (op.span_log2 != 0) {
     std::printf("..%u", op.new_block + op.span_blocks() - 1);
   }
@@ -117,7 +103,7 @@ Json ToJson(const CowFile& cow, const Totals& totals) {
   json["version"] = header.major_version;
   json["block_bytes"] = header.block_size;
   json["compression"] = cow::CompressionName(header.compression);
-  json["max_unit_bytes"] = header.max_unit_bytes;
+  json["max_unit_bytes"] = header.unit_bytes_max();
   json["scratch_bytes"] = header.buffer_size;
   // Only files with the extension record can say that they are complete.
   json["known_complete"] = image.has_extension;
@@ -150,7 +136,7 @@ void PrintText(const CowFile& cow, const Totals& totals) {
               cow.file.path().c_str(), header.major_version,
               FormatBytes(cow.file.size_bytes()).c_str(),
               cow::CompressionName(header.compression),
-              FormatBytes(header.max_unit_bytes).c_str());
+              FormatBytes(header.unit_bytes_max()).c_str());
   if (image.has_extension) {
     std::printf("  base      %llu bytes\n  target    %llu bytes\n",
                 Ull(image.extension.base_bytes),
@@ -159,7 +145,8 @@ void PrintText(const CowFile& cow, const Totals& totals) {
     std::printf(
         "  base      at least %llu blocks\n"
         "  target    at least %llu blocks\n",
-        Ull(image.source_blocks), Ull(image.span_blocks));
+        Ull((image.source_end_bytes + kBlockBytes - 1) / kBlockBytes),
+        Ull(image.span_blocks));
   }
   std::printf("  copy      %llu ops\n  zero      %llu ops\n",
               Ull(totals.copy_ops), Ull(totals.zero_ops));
