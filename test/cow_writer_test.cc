@@ -418,7 +418,7 @@ class Cuts {
 // worst there can be: every stale op, footer and header is a plausible one.
 TEST(WriterTest, APowerCutLeavesNoHalfFileThatPasses) {
   for (const Layout& layout : Layouts()) {
-    for (const uint32_t labels : {0u, kGroups}) {
+    for (const uint32_t labels : {0u, 1u, kGroups}) {
       // Version 3 without our record has nothing that says it is complete.
       if (layout.version == 3 && !layout.extension && labels > 0) continue;
       SCOPED_TRACE(testing::Message()
