@@ -377,8 +377,8 @@ TEST(WriterTest, AnEstimateIsNotLessThanTheFile) {
 // ---- power cuts -------------------------------------------------------------
 
 // What the disk may hold when the power goes before event `at`: writes up to
-// the last sync, and of those after it any subset (all of them when they are
-// few, else some by chance).
+// the last sync, and of the sectors written after it any subset (all of them
+// when they are few, else some by chance).
 class Cuts {
  public:
   Cuts(const Bytes& before, const std::vector<MemorySink::Event>& events)
@@ -387,28 +387,48 @@ class Cuts {
   template <typename Visit>
   void ForEach(Visit visit) {
     Bytes durable = before_;
-    size_t synced = 0;
-    for (size_t at = 0; at <= events_.size(); ++at) {
-      const size_t pending = at - synced;
-      const bool all = pending <= 7;
-      const uint64_t subsets = all ? uint64_t{1} << pending : 64;
+    std::vector<MemorySink::Event> pending;
+    for (size_t at = 0;; ++at) {
+      const bool all = pending.size() <= 6;
+      const uint64_t subsets = all ? uint64_t{1} << pending.size() : 48;
       for (uint64_t i = 0; i < subsets; ++i) {
-        const uint64_t subset = all ? i : random_();
+        const uint32_t kept_of_8 = 1 + random_() % 7;
         Bytes disk = durable;
-        for (size_t n = 0; n < pending; ++n) {
-          if ((subset >> (n % 64) & 1) != 0) {
-            test::Apply(events_[synced + n], &disk);
-          }
+        for (size_t n = 0; n < pending.size(); ++n) {
+          const bool kept = all ? (i >> n & 1) != 0 : random_() % 8 < kept_of_8;
+          if (kept) test::Apply(pending[n], &disk);
         }
         visit(disk);
       }
-      if (at == events_.size() || !events_[at].sync) continue;
-      for (size_t n = synced; n < at; ++n) test::Apply(events_[n], &durable);
-      synced = at + 1;
+      if (at == events_.size()) return;
+      if (events_[at].sync) {
+        for (const MemorySink::Event& write : pending) {
+          test::Apply(write, &durable);
+        }
+        pending.clear();
+      } else {
+        AddSectors(events_[at], &pending);
+      }
     }
   }
 
  private:
+  // A write is torn at the sectors of the file.
+  static void AddSectors(const MemorySink::Event& write,
+                         std::vector<MemorySink::Event>* pending) {
+    for (uint64_t at = write.offset; at < write.offset + write.bytes.size();) {
+      const uint64_t end =
+          std::min(write.offset + write.bytes.size(),
+                   (at / kSectorBytes + 1) * uint64_t{kSectorBytes});
+      const auto begin = write.bytes.begin();
+      pending->push_back(
+          {false, at,
+           Bytes(begin + static_cast<int64_t>(at - write.offset),
+                 begin + static_cast<int64_t>(end - write.offset))});
+      at = end;
+    }
+  }
+
   const Bytes& before_;
   const std::vector<MemorySink::Event>& events_;
   std::mt19937_64 random_{1};

@@ -191,19 +191,20 @@ absl::Status Writer::FinishV2(const ImageFacts& facts) {
   footer.num_ops = slots_;
   footer.ops_size = slots_ * kOpBytesV2;
   end_bytes_ = footer_at + kFooterBytes;
-  std::vector<uint8_t> bytes(kFooterBytes);
   if (has_extension_) {
     Extension ext = MakeExtension(facts, footer_at);
     ext.ops_check = hasher_.Finish();
     const std::vector<uint8_t> tables = MakeTables(ext, facts);
     ext.tables_check = UnitCheck(tables);
     EncodeFooterNote(tables.size(), footer.unused);
-    bytes.insert(bytes.end(), tables.begin(), tables.end());
-    bytes.resize(bytes.size() + kExtensionBytes);
-    EncodeExtension(ext, bytes.data() + bytes.size() - kExtensionBytes);
-    end_bytes_ = footer_at + bytes.size();
+    std::vector<uint8_t> trailer = tables;
+    trailer.resize(tables.size() + kExtensionBytes);
+    EncodeExtension(ext, trailer.data() + tables.size());
+    if (status.ok()) status = sink_->WriteAt(end_bytes_, trailer);
+    end_bytes_ += trailer.size();
   }
-  EncodeFooter(footer, bytes.data());
+  uint8_t bytes[kFooterBytes];
+  EncodeFooter(footer, bytes);
   // The footer completes the file: all else is durable before it.
   if (status.ok()) status = sink_->Sync();
   if (status.ok()) status = sink_->WriteAt(footer_at, bytes);
