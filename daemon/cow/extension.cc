@@ -122,8 +122,12 @@ uint64_t ExtensionOffsetV3(const Header& header) {
   return header.DataOffset() - kExtensionBytes;
 }
 
+bool HasFooterNote(const uint8_t unused[32]) {
+  return LoadLe<uint64_t>(unused) == kExtensionMagic;
+}
+
 bool DecodeFooterNote(const uint8_t unused[32], uint64_t* tables_bytes) {
-  if (LoadLe<uint64_t>(unused) != kExtensionMagic ||
+  if (!HasFooterNote(unused) ||
       LoadLe<uint32_t>(unused + kNoteCrcAt) != Crc32(unused, kNoteCrcAt)) {
     return false;
   }

@@ -84,8 +84,10 @@ void EncodeExtension(const Extension& ext, uint8_t bytes[kExtensionBytes]);
 // table has no room for one. Needs op_count <= op_count_max.
 uint64_t ExtensionOffsetV3(const Header& header);
 
-// Version 2: what the footer's unused bytes say. Tables begin where the footer
-// ends.
+// Version 2: whether the footer's unused bytes speak of an extension, and what
+// they say. Tables begin where the footer ends.
+bool HasFooterNote(const uint8_t unused[32]);
+// False when it does not match its checksum.
 bool DecodeFooterNote(const uint8_t unused[32], uint64_t* tables_bytes);
 void EncodeFooterNote(uint64_t tables_bytes, uint8_t unused[32]);
 

@@ -407,7 +407,13 @@ absl::Status Loader::TakeFooter(ConstByteSpan bytes) {
   }
   uint64_t tables_bytes = 0;
   const uint64_t tables_at = footer_at_ + kFooterBytes;
-  if (!DecodeFooterNote(footer.unused, &tables_bytes)) return absl::OkStatus();
+  if (!HasFooterNote(footer.unused)) return absl::OkStatus();
+  if (!DecodeFooterNote(footer.unused, &tables_bytes)) {
+    return absl::DataLossError(absl::StrFormat(
+        "what the footer at offset %u says of the extension does not match its "
+        "checksum; the COW file is incomplete or corrupt, make it again",
+        footer_at_));
+  }
   const uint64_t left = file_bytes_ - tables_at;
   if (tables_bytes > left || kExtensionBytes > left - tables_bytes) {
     return absl::DataLossError(absl::StrFormat(
