@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -111,6 +112,34 @@ absl::StatusOr<File> File::OpenForRead(const std::string& path) {
   return file;
 }
 
+absl::StatusOr<File> File::OpenForWrite(const std::string& path) {
+  File file;
+  file.path_ = path;
+  struct stat st;
+  const bool is_block = stat(path.c_str(), &st) == 0 && S_ISBLK(st.st_mode);
+  // For a device O_EXCL means: not while the kernel uses it.
+  file.fd_ = open(path.c_str(),
+                  O_RDWR | O_CLOEXEC | O_NONBLOCK | (is_block ? O_EXCL : 0));
+  if (file.fd_ < 0) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  if (absl::Status status = file.Examine(); !status.ok()) return status;
+  if (flock(file.fd_, LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) {
+      return absl::AbortedError(absl::StrCat(
+          path, " is being written by another process; wait for it to end"));
+    }
+    return ErrnoStatus(errno, absl::StrCat("lock ", path));
+  }
+  return file;
+}
+
+absl::Status File::Resize(uint64_t bytes) {
+  if (ftruncate(fd_, static_cast<off_t>(bytes)) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("size ", path_));
+  }
+  size_bytes_ = bytes;
+  return absl::OkStatus();
+}
+
 absl::Status File::Examine() {
   struct stat st;
   if (fstat(fd_, &st) != 0) {
@@ -176,6 +205,11 @@ absl::Status File::WriteAt(uint64_t offset, ConstByteSpan bytes) const {
 
 absl::Status File::Sync() const {
   if (fsync(fd_) == 0) return absl::OkStatus();
+  return ErrnoStatus(errno, absl::StrCat("sync ", path_));
+}
+
+absl::Status File::SyncData() const {
+  if (fdatasync(fd_) == 0) return absl::OkStatus();
   return ErrnoStatus(errno, absl::StrCat("sync ", path_));
 }
 

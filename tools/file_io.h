@@ -36,11 +36,20 @@ class File {
   // anything else.
   static absl::StatusOr<File> OpenForRead(const std::string& path);
 
+  // Opens one for reading and writing, and keeps others that do so out:
+  // kAborted when it is in use (mounted, mapped, or written by another of us).
+  static absl::StatusOr<File> OpenForWrite(const std::string& path);
+
+  // Sets the size of a regular file.
+  absl::Status Resize(uint64_t bytes);
+
   // Reads or writes the whole range, or says where it failed. Threads may share
   // a File for these.
   absl::Status ReadAt(uint64_t offset, ByteSpan out) const;
   absl::Status WriteAt(uint64_t offset, ConstByteSpan bytes) const;
   absl::Status Sync() const;
+  // The contents only, as far as they can be found again.
+  absl::Status SyncData() const;
 
   int fd() const { return fd_; }
   const std::string& path() const { return path_; }

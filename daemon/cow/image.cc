@@ -14,7 +14,12 @@ absl::Status CheckBase(const Image& image, uint64_t base_bytes,
   if (image.has_extension) {
     const Extension& ext = image.extension;
     const uint64_t larger = std::max(ext.base_bytes, ext.target_bytes);
-    if (base_bytes != ext.base_bytes && base_bytes != larger) {
+    // A base whose merge is over may have been cut to the target's size.
+    const bool merged =
+        !image.partial &&
+        image.progress.merged_ops == image.index.merge_count() &&
+        base_bytes == ext.target_bytes;
+    if (base_bytes != ext.base_bytes && base_bytes != larger && !merged) {
       return absl::FailedPreconditionError(absl::StrFormat(
           "wrong base: it has %u bytes, the COW file was made from an image of "
           "%u bytes; give the image it was made from",

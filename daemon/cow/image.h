@@ -76,7 +76,8 @@ struct Image {
 // image: kFailedPrecondition with a sentence otherwise. Without an extension
 // the base must only hold every source byte and, for a merge, every target
 // block. With one its size must be base_bytes, or that of the larger of both
-// images (a base grown beforehand for a target that is larger).
+// images (a base grown beforehand for a target that is larger), or, when the
+// merge is over, target_bytes.
 absl::Status CheckBase(const Image& image, uint64_t base_bytes, bool for_merge);
 
 // Size of the target image in bytes: the extension's, else the base's (an

@@ -5,10 +5,13 @@
 #include "tools/dmuserctl/cow_verbs.h"
 
 #include <cstdio>
+#include <optional>
 
 #include "absl/flags/flag.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "tools/cow_create.h"
 #include "tools/cow_extract.h"
 #include "tools/file_io.h"
@@ -25,8 +28,40 @@ ABSL_FLAG(uint32_t, unit, 64,
           "KiB that are compressed together, a power of two from 4 to 256; "
           "larger is smaller on disk and slower to read in small pieces");
 
+ABSL_FLAG(std::string, source, "",
+          "the untouched old image, when the base is not or no longer that");
+ABSL_FLAG(std::string, label, "",
+          "read the file as it was when this label was written");
+ABSL_FLAG(std::string, range, "",
+          "FIRST_SECTOR,SECTORS: only this part of the image, in sectors of "
+          "512 bytes");
+
 namespace dmu::tools {
 namespace {
+
+absl::Status ParseLabel(const std::string& text,
+                        std::optional<uint64_t>* label) {
+  if (text.empty()) return absl::OkStatus();
+  uint64_t number = 0;
+  if (!absl::SimpleAtoi(text, &number)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--label ", text, ": expected a number"));
+  }
+  *label = number;
+  return absl::OkStatus();
+}
+
+absl::Status ParseRange(const std::string& text, ExtractOptions* options) {
+  if (text.empty()) return absl::OkStatus();
+  const std::vector<std::string> parts = absl::StrSplit(text, ',');
+  if (parts.size() != 2 ||
+      !absl::SimpleAtoi(parts[0], &options->first_sector) ||
+      !absl::SimpleAtoi(parts[1], &options->sectors) || options->sectors == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--range ", text, ": expected FIRST_SECTOR,SECTORS, two numbers"));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status NeedOutput() {
   if (!absl::GetFlag(FLAGS_o).empty()) return absl::OkStatus();
@@ -97,8 +132,12 @@ absl::Status CowExtract(const std::vector<std::string>& arguments) {
   options.cow_path = arguments[0];
   options.base_path = absl::GetFlag(FLAGS_base);
   options.output_path = absl::GetFlag(FLAGS_o);
+  options.source_path = absl::GetFlag(FLAGS_source);
   options.force = absl::GetFlag(FLAGS_force);
   options.progress = !absl::GetFlag(FLAGS_quiet);
+  absl::Status status = ParseLabel(absl::GetFlag(FLAGS_label), &options.label);
+  if (status.ok()) status = ParseRange(absl::GetFlag(FLAGS_range), &options);
+  if (!status.ok()) return status;
   RemoveTemporariesOnSignal();
   const absl::StatusOr<uint64_t> bytes = ExtractTarget(options);
   if (!bytes.ok()) return bytes.status();

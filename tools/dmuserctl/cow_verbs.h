@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// cow_verbs.h - the verbs that only need files: cow create, inspect, extract.
+// cow_verbs.h - the verbs that only need files: cow create, inspect, extract,
+// merge and so on.
 //
 // Each takes the words behind the verb and prints its result; an error comes
 // back as a status, for main.cc to print and to turn into an exit code.
@@ -17,6 +18,7 @@ namespace dmu::tools {
 absl::Status CowCreate(const std::vector<std::string>& arguments);
 absl::Status CowInspect(const std::vector<std::string>& arguments);
 absl::Status CowExtract(const std::vector<std::string>& arguments);
+absl::Status CowMerge(const std::vector<std::string>& arguments);
 
 }  // namespace dmu::tools
 

@@ -30,7 +30,15 @@ constexpr Verb kVerbs[] = {
     {"cow extract", "FILE.cow --base IMG -o OUT.img", "write the target image",
      "The base may be untouched, or in any state of the merge that FILE.cow\n"
      "records. Neither is changed.\n",
-     "base o force quiet", CowExtract},
+     "base source label range o force quiet", CowExtract},
+    {"cow merge", "FILE.cow --base IMG",
+     "turn the base into the target image, without a kernel part",
+     "Writes to IMG, which is the old image afterwards no more, and keeps\n"
+     "account in FILE.cow. Ctrl-C pauses it at a safe point; whatever\n"
+     "interrupts it, a power cut too, the same command goes on. A merge that\n"
+     "the daemon or Android began is gone on with, and the other way round.\n"
+     "An image file is grown or cut to the target's size.\n",
+     "base dry_run json quiet", CowMerge},
     {"map", "NAME (--cow FILE.cow --base DEV | --file FILE | --null BYTES)",
      "make /dev/mapper/NAME, served by dmuserd",
      "With --cow the device reads as the target image, and is read-only.\n",

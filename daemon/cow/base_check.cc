@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// base_check.cc - see base_check.h.
+#include "daemon/cow/base_check.h"
+
+#include <optional>
+
+#include "absl/strings/str_format.h"
+#include "daemon/cow/unit_check.h"
+
+namespace dmu::cow {
+
+uint32_t SamplesBytes(const Image& image) {
+  if (image.samples_offset == 0) return 0;
+  return image.extension.sample_count * kSampleBytes;
+}
+
+bool SampleCounts(const Image& image, const uint8_t* samples, uint32_t i,
+                  Sample* sample) {
+  *sample = DecodeSample(samples + size_t{i} * kSampleBytes);
+  const uint64_t begin = uint64_t{sample->block} * kBlockBytes;
+  if (begin + kBlockBytes > image.extension.base_bytes) return false;
+  const std::optional<Index::Found> found = image.index.Find(sample->block);
+  if (!found.has_value()) {
+    // Behind the target's end nothing holds the old image's blocks.
+    return begin + kBlockBytes <= image.extension.target_bytes ||
+           image.progress.merged_ops == 0;
+  }
+  return found->position >= image.progress.merged_ops + kMergeAheadMax;
+}
+
+absl::Status CheckSample(const Sample& sample, ConstByteSpan block) {
+  const uint32_t found = UnitCheck(block);
+  if (found == sample.check) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "wrong base: its block %u has checksum %08x, in the image the COW file "
+      "was made from it has %08x; give the image it was made from",
+      sample.block, found, sample.check));
+}
+
+}  // namespace dmu::cow
