@@ -15,6 +15,9 @@
 #include <vector>
 
 #include "daemon/backend/snapshot.h"
+#include "daemon/cow/unit_check.h"
+#include "daemon/cow/writer.h"
+#include "test/cow_test_util.h"
 #include "test/sim/scenario.h"
 #include "test/sim/sim_disk.h"
 #include "test/sim/sim_loop.h"
@@ -334,6 +337,44 @@ TEST(SnapshotErrorTest, AFailingDiskStopsTheMergeAndNotTheReads) {
     EXPECT_EQ(host.base().Contents(), host.scenario().target);
   }
   EXPECT_GT(failures, 0u);
+}
+
+// The file says what some blocks of its base are.
+TEST(SnapshotOpenTest, AnotherBaseIsRefusedBeforeAByteIsServed) {
+  constexpr uint32_t kBlocks = 16;
+  Scenario scenario;
+  scenario.base = NumberedBlocks(kBlocks, 1);
+  scenario.target = scenario.base;
+  std::fill_n(scenario.target.begin(), kBlockBytes, uint8_t{0});
+  test::MemorySink sink;
+  cow::WriterOptions options;
+  options.scratch = false;
+  options.op_count_max = 1;
+  options.base_bytes = options.target_bytes = kBlocks * kBlockBytes;
+  auto writer = cow::Writer::Create(&sink, options);
+  ASSERT_TRUE(writer.ok());
+  ASSERT_TRUE((*writer)->AddZero(0).ok());
+  cow::ImageFacts facts;
+  for (const uint32_t block : {0u, 5u, 9u}) {
+    const ConstByteSpan bytes(scenario.base.data() + block * kBlockBytes,
+                              kBlockBytes);
+    facts.samples.push_back({block, cow::UnitCheck(bytes)});
+  }
+  ASSERT_TRUE((*writer)->Finish(facts).ok());
+  scenario.cow = sink.file;
+  {
+    SnapshotHost host(scenario, 1);
+    const absl::Status status = host.Open();
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  // A block that an op gives may have been written by a merge already.
+  Scenario merged = scenario;
+  merged.base[17] ^= 1;
+  EXPECT_TRUE(SnapshotHost(merged, 1).Open().ok());
+  Scenario wrong = scenario;
+  wrong.base[9 * kBlockBytes] ^= 1;
+  const absl::Status status = SnapshotHost(wrong, 1).Open();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
 }
 
 // One byte of one unit is wrong: its readers are told, the others read on, and

@@ -9,6 +9,7 @@
 #include "daemon/backend/mapped_memory.h"
 #include "daemon/backend/snapshot.h"
 #include "daemon/base/check.h"
+#include "daemon/cow/base_check.h"
 #include "daemon/merge/merged_bytes.h"
 
 namespace dmu {
@@ -57,7 +58,11 @@ class SnapshotOpener {
       }
     }
     if (image_ != nullptr) {
-      CountMerged();
+      if (samples_left()) {
+        ReadSamples();
+      } else {
+        CountMerged();
+      }
       return;
     }
     if (loader_.done()) {
@@ -76,6 +81,67 @@ class SnapshotOpener {
     op_.length_bytes = want.bytes;
     op_.buffer = buffer_.span().data();
     cow_->Submit(&op_);
+  }
+
+  // Whether the base is the one the file was made from: a few blocks of it are
+  // compared. First what the file says of them is read, then block by block.
+  bool samples_left() const {
+    return next_sample_ < image_->extension.sample_count &&
+           image_->samples_offset != 0;
+  }
+
+  void ReadSamples() {
+    op_.done.run = OnSample;
+    if (!samples_read_) {
+      op_.offset = image_->samples_offset;
+      op_.length_bytes = cow::SamplesBytes(*image_);
+      op_.buffer = buffer_.span().data();
+      cow_->Submit(&op_);
+      return;
+    }
+    while (samples_left() && !cow::SampleCounts(*image_, buffer_.span().data(),
+                                                next_sample_, &sample_)) {
+      ++next_sample_;
+    }
+    if (!samples_left()) {
+      CountMerged();
+      return;
+    }
+    op_.offset = uint64_t{sample_.block} * kBlockBytes;
+    op_.length_bytes = kBlockBytes;
+    op_.buffer = SampleBlock().data();
+    base_->Submit(&op_);
+  }
+
+  // Behind the samples, which stay in the buffer.
+  ByteSpan SampleBlock() const {
+    static_assert(cow::kSamplesMax * cow::kSampleBytes + kBlockBytes <=
+                  cow::Loader::kChunkBytes);
+    return buffer_.span().subspan(cow::kSamplesMax * cow::kSampleBytes,
+                                  kBlockBytes);
+  }
+
+  static void OnSample(void* context) {
+    static_cast<SnapshotOpener*>(context)->TakeSample();
+  }
+
+  void TakeSample() {
+    if (op_.status != IoStatus::kOk) {
+      Finish(absl::InternalError(
+          std::string("reading the ") + (samples_read_ ? "base" : "COW file") +
+          " to compare them failed: " + IoStatusName(op_.status)));
+      return;
+    }
+    if (samples_read_) {
+      absl::Status status = cow::CheckSample(sample_, SampleBlock());
+      if (!status.ok()) {
+        Finish(std::move(status));
+        return;
+      }
+      ++next_sample_;
+    }
+    samples_read_ = true;
+    loop_->Post(&step_);
   }
 
   void Feed() {
@@ -108,7 +174,7 @@ class SnapshotOpener {
     }
     merged_ = std::make_unique<merge::MergedBytes>(image_->index,
                                                    image_->progress.merged_ops);
-    CountMerged();
+    loop_->Post(&step_);
   }
 
   void CountMerged() {
@@ -141,6 +207,9 @@ class SnapshotOpener {
   MappedMemory buffer_;
   std::unique_ptr<cow::Image> image_;
   std::unique_ptr<merge::MergedBytes> merged_;
+  bool samples_read_ = false;
+  uint32_t next_sample_ = 0;
+  cow::Sample sample_;
   DiskOp op_;
   Task step_;
 };

@@ -21,10 +21,9 @@ bool SampleCounts(const Image& image, const uint8_t* samples, uint32_t i,
   const uint64_t begin = uint64_t{sample->block} * kBlockBytes;
   if (begin + kBlockBytes > image.extension.base_bytes) return false;
   const std::optional<Index::Found> found = image.index.Find(sample->block);
+  // Behind the target's end a base may have been cut.
   if (!found.has_value()) {
-    // Behind the target's end nothing holds the old image's blocks.
-    return begin + kBlockBytes <= image.extension.target_bytes ||
-           image.progress.merged_ops == 0;
+    return begin + kBlockBytes <= image.extension.target_bytes;
   }
   return found->position >= image.progress.merged_ops + kMergeAheadMax;
 }
