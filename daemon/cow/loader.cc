@@ -21,6 +21,20 @@ static_assert(kHeaderBytesMax < kFirstBytes);
 static_assert(Loader::kChunkBytes % kOpBytesV3 == 0);
 static_assert(OpTable::kPageBytesMax <= Loader::kChunkBytes);
 
+// "its labels are 1, 2"; the last few of many.
+std::string LabelsText(const Image& image) {
+  constexpr size_t kShown = 8;
+  if (image.labels.empty()) return "it has no labels";
+  std::string text = "its labels are ";
+  const size_t count = image.labels.size();
+  if (count > kShown) text += "..., ";
+  for (size_t i = count > kShown ? count - kShown : 0; i < count; ++i) {
+    absl::StrAppendFormat(&text, "%u%s", image.labels[i].label,
+                          i + 1 < count ? ", " : "");
+  }
+  return text;
+}
+
 uint64_t BlocksOf(uint64_t bytes) {
   return bytes / kBlockBytes + (bytes % kBlockBytes != 0);
 }
@@ -199,9 +213,10 @@ absl::Status Loader::TakeRecord(ConstByteSpan bytes) {
         record_at));
   }
   if (!ext.complete && !label_.has_value()) {
-    return absl::DataLossError(
-        "the COW file is incomplete: its writer did not finish; let it go on, "
-        "or read the file up to a label");
+    return absl::DataLossError(absl::StrFormat(
+        "the COW file is incomplete: its writer did not finish; "
+        "let it go on, or read the file up to a label (%s)",
+        LabelsText(image)));
   }
   const uint64_t op_count =
       image.header.is_v3() ? image.header.op_count : ops_taken();
@@ -279,8 +294,7 @@ absl::StatusOr<bool> Loader::BeginOps() {
                      [&](const ResumePoint& p) { return p.label == *label_; });
     if (point == image_->labels.end()) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "the COW file has no label %u; \"cow inspect\" lists its labels",
-          *label_));
+          "the COW file has no label %u; %s", *label_, LabelsText(*image_)));
     }
     ops_wanted_ = point->op_count;
   }
@@ -319,8 +333,8 @@ absl::Status Loader::WantSlots() {
     return absl::DataLossError(absl::StrFormat(
         "the COW file is incomplete: at offset %u, after %u ops, an op or the "
         "footer is expected and the file ends; make it again, or read it up to "
-        "a label",
-        at, slots_));
+        "a label (%s)",
+        at, slots_, LabelsText(*image_)));
   }
   const uint64_t slots = std::min<uint64_t>(
       {left, walk_->slots_in_reach(), kChunkBytes / kOpBytesV2});
@@ -338,8 +352,10 @@ absl::Status Loader::TakeSlotsV2(ConstByteSpan bytes) {
     if (!DecodeOpV2(bytes.data() + at, &op)) {
       return absl::DataLossError(absl::StrFormat(
           "at offset %u, after %u ops, stands no op (type %u, compression %u); "
-          "the file is corrupt or incomplete",
-          walk_->slot_offset(), slots_, bytes[at], bytes[at + 1]));
+          "the file is corrupt or incomplete; it may be read up to a label "
+          "(%s)",
+          walk_->slot_offset(), slots_, bytes[at], bytes[at + 1],
+          LabelsText(*image_)));
     }
     if (absl::Status status = TakeSlotV2(op); !status.ok()) return status;
     if (slots_ended_) {
@@ -356,8 +372,7 @@ absl::Status Loader::TakeSlotV2(const Op& op) {
   if (op.type == OpType::kFooter) {
     if (label_.has_value()) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "the COW file has no label %u; \"cow inspect\" lists its labels",
-          *label_));
+          "the COW file has no label %u; %s", *label_, LabelsText(*image_)));
     }
     if (kFooterBytes > file_bytes_ - slot_at) {
       return absl::DataLossError(absl::StrFormat(

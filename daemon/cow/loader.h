@@ -61,8 +61,8 @@ class Loader {
   enum class Step : uint8_t {
     kHeader,
     kScratch,    // only in state 2
-    kExtension,  // version 3: the record, if there is one
     kResume,     // version 3: the resume points
+    kExtension,  // version 3: the record, if there is one
     kOps,        // every op by itself; the data's place; fills the index
     kFooter,     // version 2
     kTrailer,    // version 2: the record, if the footer speaks of one

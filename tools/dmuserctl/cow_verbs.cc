@@ -39,18 +39,6 @@ ABSL_FLAG(std::string, range, "",
 namespace dmu::tools {
 namespace {
 
-absl::Status ParseLabel(const std::string& text,
-                        std::optional<uint64_t>* label) {
-  if (text.empty()) return absl::OkStatus();
-  uint64_t number = 0;
-  if (!absl::SimpleAtoi(text, &number)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--label ", text, ": expected a number"));
-  }
-  *label = number;
-  return absl::OkStatus();
-}
-
 absl::Status ParseRange(const std::string& text, ExtractOptions* options) {
   if (text.empty()) return absl::OkStatus();
   const std::vector<std::string> parts = absl::StrSplit(text, ',');
@@ -88,6 +76,18 @@ void PrintSummary(const std::string& path, const CreateSummary& summary) {
 }
 
 }  // namespace
+
+absl::Status ParseLabelFlag(std::optional<uint64_t>* label) {
+  const std::string text = absl::GetFlag(FLAGS_label);
+  if (text.empty()) return absl::OkStatus();
+  uint64_t number = 0;
+  if (!absl::SimpleAtoi(text, &number)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--label ", text, ": expected a number"));
+  }
+  *label = number;
+  return absl::OkStatus();
+}
 
 absl::Status CowCreate(const std::vector<std::string>& arguments) {
   if (arguments.size() != 2) {
@@ -135,7 +135,7 @@ absl::Status CowExtract(const std::vector<std::string>& arguments) {
   options.source_path = absl::GetFlag(FLAGS_source);
   options.force = absl::GetFlag(FLAGS_force);
   options.progress = !absl::GetFlag(FLAGS_quiet);
-  absl::Status status = ParseLabel(absl::GetFlag(FLAGS_label), &options.label);
+  absl::Status status = ParseLabelFlag(&options.label);
   if (status.ok()) status = ParseRange(absl::GetFlag(FLAGS_range), &options);
   if (!status.ok()) return status;
   RemoveTemporariesOnSignal();

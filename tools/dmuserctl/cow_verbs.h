@@ -8,6 +8,8 @@
 #ifndef TOOLS_DMUSERCTL_COW_VERBS_H_
 #define TOOLS_DMUSERCTL_COW_VERBS_H_
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,9 @@ absl::Status CowCreate(const std::vector<std::string>& arguments);
 absl::Status CowInspect(const std::vector<std::string>& arguments);
 absl::Status CowExtract(const std::vector<std::string>& arguments);
 absl::Status CowMerge(const std::vector<std::string>& arguments);
+
+// The flag --label, if it was given. kInvalidArgument when it is no number.
+absl::Status ParseLabelFlag(std::optional<uint64_t>* label);
 
 }  // namespace dmu::tools
 

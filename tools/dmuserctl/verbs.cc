@@ -26,7 +26,9 @@ constexpr Verb kVerbs[] = {
     {"cow inspect", "FILE.cow",
      "say what a COW file holds and how far its "
      "merge is",
-     "", "json ops", CowInspect},
+     "Versions 1 to 3, made by whomever. --map shows what the blocks of the\n"
+     "image are, --ops and --order list the ops.\n",
+     "json ops order map label", CowInspect},
     {"cow extract", "FILE.cow --base IMG -o OUT.img", "write the target image",
      "The base may be untouched, or in any state of the merge that FILE.cow\n"
      "records. Neither is changed.\n",
