@@ -32,7 +32,7 @@ TargetReader::TargetReader(const CowFile& cow, const File& base,
       staged_(cow.image->progress.scratch),
       stored_(cow.image->stored_bytes_max),
       out_(cow::kUnitBytesMax),
-      pages_(kPages),
+      pages_(std::clamp(cow.image->ops.page_count(), 1u, kPagesMax)),
       units_(kUnits) {
   std::sort(staged_.begin(), staged_.end(), ByBlock);
 }
@@ -116,7 +116,7 @@ absl::StatusOr<const TargetReader::CachedPage*> TargetReader::FindPage(
     uint32_t op_number) {
   const cow::Image& image = *cow_->image;
   const cow::OpTable::Page page = image.ops.PageOf(op_number);
-  CachedPage& cached = pages_[page.number % kPages];
+  CachedPage& cached = pages_[page.number % pages_.size()];
   if (cached.number == page.number) return &cached;
   cached.number = kNone;
   cached.page = page;

@@ -64,9 +64,10 @@ class TargetReader {
   absl::StatusOr<Unit> ReadUnit(uint32_t op_number);
 
  private:
-  // Direct-mapped; the units are few, since each may have 256 KiB.
+  // Direct-mapped; the units are few, since each may have 256 KiB. A page, with
+  // its ops decoded, has 11 KiB.
   static constexpr uint32_t kUnits = 8;
-  static constexpr uint32_t kPages = 64;
+  static constexpr uint32_t kPagesMax = 1024;
   static constexpr uint32_t kNone = UINT32_MAX;
   struct CachedPage {
     uint32_t number = kNone;
