@@ -125,6 +125,10 @@ class NearFinder {
     uint64_t source = kNowhere;
     Difference difference;
   };
+  struct Sample {
+    uint64_t hash;
+    uint64_t position;
+  };
 
   Votes Vote(const uint8_t* block, uint64_t readable,
              const SampleTable& table) const;
@@ -159,6 +163,7 @@ uint64_t NearFinder::MarkLost() {
 absl::Status NearFinder::SampleChunk(uint64_t chunk, SampleTable* table) const {
   constexpr uint64_t kTail = SampleTable::kWindowBytes - 1;
   thread_local std::vector<uint8_t> bytes(OffsetOf(kPieceBlocks) + kTail);
+  thread_local std::vector<Sample> samples;
   const uint64_t end =
       std::min<uint64_t>((chunk + 1) * kChunkBlocks, old_.blocks);
   for (uint64_t at = chunk * kChunkBlocks; at < end;) {
@@ -176,9 +181,15 @@ absl::Status NearFinder::SampleChunk(uint64_t chunk, SampleTable* table) const {
     absl::Status status =
         old_.read(OffsetOf(at), ByteSpan(bytes.data(), wanted));
     if (!status.ok()) return status;
+    samples.clear();
     table->ForEachSample(bytes.data(), wanted - kTail, [&](size_t i) {
-      table->Add(bytes.data() + i, OffsetOf(at) + i);
+      const uint64_t hash = SampleTable::HashWindow(bytes.data() + i);
+      table->Prefetch(hash);
+      samples.push_back({hash, OffsetOf(at) + i});
     });
+    for (const Sample& sample : samples) {
+      table->Add(sample.hash, sample.position);
+    }
     at += blocks;
   }
   return absl::OkStatus();
@@ -186,13 +197,22 @@ absl::Status NearFinder::SampleChunk(uint64_t chunk, SampleTable* table) const {
 
 Votes NearFinder::Vote(const uint8_t* block, uint64_t readable,
                        const SampleTable& table) const {
-  Votes votes;
+  thread_local std::vector<Sample> samples;
+  samples.clear();
   const uint64_t positions = std::min<uint64_t>(
       kBlockBytes, readable - (SampleTable::kWindowBytes - 1));
   table.ForEachSample(block, positions, [&](size_t i) {
-    const uint64_t found = table.Find(block + i);
-    if (found != SampleTable::kNone && found >= i) votes.Add(found - i);
+    const uint64_t hash = SampleTable::HashWindow(block + i);
+    table.Prefetch(hash);
+    samples.push_back({hash, i});
   });
+  Votes votes;
+  for (const Sample& sample : samples) {
+    const uint64_t found = table.Find(sample.hash);
+    if (found != SampleTable::kNone && found >= sample.position) {
+      votes.Add(found - sample.position);
+    }
+  }
   return votes;
 }
 

@@ -45,16 +45,32 @@ class SampleTable {
   template <class Callback>
   void ForEachSample(const uint8_t* bytes, size_t positions,
                      const Callback& sample) const {
-    const int shift = 64 - sample_bits_;
+    const uint64_t mask = ~uint64_t{0} << (64 - sample_bits_);
+    // Not 0: zeros must not be sampled.
+    const uint64_t chosen = uint64_t{1} << (64 - sample_bits_);
     for (size_t i = 0; i < positions; ++i) {
-      // 1, not 0: zeros must not be sampled.
-      if (Load(bytes + i) * kSampleFactor >> shift == 1) sample(i);
+      if ((Load(bytes + i) * kSampleFactor & mask) == chosen) sample(i);
     }
   }
 
-  // The window at `bytes` stands at `position` (< 2^44).
-  void Add(const uint8_t* bytes, uint64_t position) {
-    const uint64_t hash = HashWindow(bytes);
+  // Known by this, the window at `bytes`.
+  static uint64_t HashWindow(const uint8_t* bytes) {
+    uint64_t hash = 0;
+    for (uint32_t i = 0; i < kWindowBytes; i += 8) {
+      hash = (hash ^ Load(bytes + i)) * kHashFactor;
+      hash ^= hash >> 32;
+    }
+    return hash * kHashFactor;
+  }
+
+  // The slot of the hash will be wanted soon. Slots are mostly not in a cache,
+  // and an Add or Find by itself would wait for each.
+  void Prefetch(uint64_t hash) const {
+    __builtin_prefetch(&slots_[hash >> slot_shift_]);
+  }
+
+  // A window of this hash stands at `position` (< 2^44).
+  void Add(uint64_t hash, uint64_t position) {
     std::atomic<uint64_t>& slot = slots_[hash >> slot_shift_];
     const uint64_t entry = (hash << kPositionBits) | position;
     uint64_t held = slot.load(std::memory_order_relaxed);
@@ -64,8 +80,7 @@ class SampleTable {
   }
 
   // The position of an equal window, very likely; or kNone.
-  uint64_t Find(const uint8_t* bytes) const {
-    const uint64_t hash = HashWindow(bytes);
+  uint64_t Find(uint64_t hash) const {
     const uint64_t held =
         slots_[hash >> slot_shift_].load(std::memory_order_relaxed);
     if (held == kNone ||
@@ -85,15 +100,6 @@ class SampleTable {
     uint64_t value;
     std::memcpy(&value, bytes, sizeof(value));
     return value;
-  }
-
-  static uint64_t HashWindow(const uint8_t* bytes) {
-    uint64_t hash = 0;
-    for (uint32_t i = 0; i < kWindowBytes; i += 8) {
-      hash = (hash ^ Load(bytes + i)) * kHashFactor;
-      hash ^= hash >> 32;
-    }
-    return hash * kHashFactor;
   }
 
   int sample_bits_ = 7;  // one position of 2^this is sampled
