@@ -35,9 +35,6 @@ class SampleTable {
         std::bit_ceil((content_bytes >> sample_bits_) * 2 + 2), 2, slots_max);
     slot_shift_ = 64 - std::countr_zero(slots);
     slots_ = std::vector<std::atomic<uint64_t>>(slots);
-    for (std::atomic<uint64_t>& slot : slots_) {
-      slot.store(kNone, std::memory_order_relaxed);
-    }
   }
 
   // Calls sample(i) for each sampled position among the first `positions`
@@ -72,9 +69,9 @@ class SampleTable {
   // A window of this hash stands at `position` (< 2^44).
   void Add(uint64_t hash, uint64_t position) {
     std::atomic<uint64_t>& slot = slots_[hash >> slot_shift_];
-    const uint64_t entry = (hash << kPositionBits) | position;
+    const uint64_t entry = ~((hash << kPositionBits) | position);
     uint64_t held = slot.load(std::memory_order_relaxed);
-    while (entry < held && !slot.compare_exchange_weak(
+    while (entry > held && !slot.compare_exchange_weak(
                                held, entry, std::memory_order_relaxed)) {
     }
   }
@@ -83,11 +80,9 @@ class SampleTable {
   uint64_t Find(uint64_t hash) const {
     const uint64_t held =
         slots_[hash >> slot_shift_].load(std::memory_order_relaxed);
-    if (held == kNone ||
-        (held ^ (hash << kPositionBits)) >> kPositionBits != 0) {
-      return kNone;
-    }
-    return held & ((uint64_t{1} << kPositionBits) - 1);
+    const uint64_t found = ~held ^ (hash << kPositionBits);
+    if (held == 0 || found >> kPositionBits != 0) return kNone;
+    return found;
   }
 
  private:
@@ -104,6 +99,8 @@ class SampleTable {
 
   int sample_bits_ = 7;  // one position of 2^this is sampled
   int slot_shift_ = 0;
+  // The complement of 20 bits of the hash above 44 of the position, so that 0,
+  // what memory is at first, is a slot without a sample.
   std::vector<std::atomic<uint64_t>> slots_;
 };
 
