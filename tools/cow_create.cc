@@ -61,10 +61,22 @@ DiffImage ImageOf(const File& file) {
 }
 
 uint64_t CountOps(const DiffPlan& plan, uint32_t max_unit_bytes) {
-  uint64_t ops = plan.copies.size() + plan.zero_blocks;
+  uint64_t ops = plan.ordered.size() + plan.zero_blocks;
   UnitCutter cutter(plan.rest, max_unit_bytes);
   for (UnitCutter::Unit unit; cutter.Next(&unit);) ++ops;
   return ops;
+}
+
+absl::Status AddOrdered(const DiffPlan::Ordered& op, UnitPipeline* pipeline,
+                        cow::Writer* writer, ProgressBar* bar) {
+  if (!op.is_xor) {
+    return writer->AddCopy(
+        op.new_block, static_cast<uint32_t>(op.source_bytes / kBlockBytes));
+  }
+  absl::StatusOr<UnitPipeline::Stored> stored = pipeline->Next();
+  if (!stored.ok()) return stored.status();
+  bar->Add(kBlockBytes);
+  return writer->AddXor(op.new_block, op.source_bytes, stored->bytes);
 }
 
 absl::Status AddZeros(const DiffPlan::Run& run, cow::Writer* writer) {
@@ -91,8 +103,8 @@ absl::Status AddData(const DiffPlan::Run& run, UnitPipeline* pipeline,
 
 absl::Status WriteOps(const DiffPlan& plan, UnitPipeline* pipeline,
                       cow::Writer* writer, ProgressBar* bar) {
-  for (const DiffPlan::Copy& copy : plan.copies) {
-    absl::Status status = writer->AddCopy(copy.new_block, copy.source);
+  for (const DiffPlan::Ordered& op : plan.ordered) {
+    absl::Status status = AddOrdered(op, pipeline, writer, bar);
     if (!status.ok()) return status;
   }
   for (const DiffPlan::Run& run : plan.rest) {
@@ -120,6 +132,14 @@ absl::Status CheckNotAnInput(const std::string& output, const File& old_file,
                      "; choose another output"));
   }
   return absl::OkStatus();
+}
+
+cow::ImageFacts FactsOf(const DiffPlan& plan) {
+  cow::ImageFacts facts;
+  facts.base_digest = plan.base_digest;
+  facts.target_digest = plan.target_digest;
+  facts.target_checks = plan.target_checks;
+  return facts;
 }
 
 absl::StatusOr<DiffPlan> Plan(const File& old_file, const File& new_file,
@@ -158,13 +178,14 @@ absl::StatusOr<CreateSummary> CreateCow(const CreateOptions& options) {
   if (!writer.ok()) return writer.status();
   {
     ProgressBar bar("compressing", options.progress,
-                    plan->replace_blocks * kBlockBytes);
-    const DiffImage image = ImageOf(*new_file);
-    UnitPipeline pipeline(image, plan->rest, options.compression,
+                    (plan->xor_blocks + plan->replace_blocks) * kBlockBytes);
+    const DiffImage old_image = ImageOf(*old_file);
+    const DiffImage new_image = ImageOf(*new_file);
+    UnitPipeline pipeline(old_image, new_image, *plan, options.compression,
                           options.max_unit_bytes, options.threads);
     status = WriteOps(*plan, &pipeline, writer->get(), &bar);
   }
-  if (status.ok()) status = (*writer)->Finish();
+  if (status.ok()) status = (*writer)->Finish(FactsOf(*plan));
   if (status.ok()) status = Judge(output->file());
   if (status.ok()) status = output->Commit();
   if (!status.ok()) return status;
@@ -174,7 +195,8 @@ absl::StatusOr<CreateSummary> CreateCow(const CreateOptions& options) {
   summary.new_bytes = new_file->size_bytes();
   summary.cow_bytes = (*writer)->file_bytes();
   summary.same_blocks = plan->same_blocks;
-  summary.copy_blocks = plan->copies.size();
+  summary.copy_blocks = plan->copy_blocks;
+  summary.xor_blocks = plan->xor_blocks;
   summary.zero_blocks = plan->zero_blocks;
   summary.replace_blocks = plan->replace_blocks;
   return summary;

@@ -29,6 +29,7 @@ struct CreateSummary {
   uint64_t cow_bytes = 0;
   uint64_t same_blocks = 0;
   uint64_t copy_blocks = 0;
+  uint64_t xor_blocks = 0;
   uint64_t zero_blocks = 0;
   uint64_t replace_blocks = 0;
 };

@@ -2,12 +2,14 @@
 //
 // diff.h - what turns one image into another, as ops in merge order.
 //
-// Owns: which block becomes what, and the order of the copies. Not: units,
-// compression, the file (cow_create.h). The result depends on the images only,
-// not on the number of threads.
-// Memory: 16 to 20 bytes per block of the old image, 9 per block of the new
-// one, 8 per copy; images are read, not mapped, so that a bad disk is an error
-// and not a signal.
+// Owns: which block becomes what, the order of the ops that read the old image,
+// and the digests of both images. Not: units, compression, the file
+// (cow_create.h). The result depends on the images only, not on the number of
+// threads.
+// Memory: at its peak 40 bytes per block of images of one size,
+// kNearBudgetBytes for near matches and 0.6 MiB per thread; of a 64 GiB image
+// 640 MiB. Images are read, not mapped, so that a bad disk is an error and not
+// a signal.
 #ifndef TOOLS_DIFF_H_
 #define TOOLS_DIFF_H_
 
@@ -29,23 +31,36 @@ struct DiffImage {
 };
 
 struct DiffPlan {
-  struct Copy {
+  // A block made from 4096 bytes of the old image.
+  struct Ordered {
     uint32_t new_block;
-    uint32_t source;  // block of the old image
+    bool is_xor;            // the bytes xored with data; else a plain copy
+    uint64_t source_bytes;  // where they begin; a multiple of 4096 for a copy
+    bool operator==(const Ordered&) const = default;
   };
   struct Run {
     uint32_t new_block;
     uint32_t blocks;
     bool zero;  // else the data of the new image
+    bool operator==(const Run&) const = default;
   };
-  // In merge order: no copy reads a block that an earlier one overwrites. All
-  // of them come before all of `rest`.
-  std::vector<Copy> copies;
+  // In merge order: none reads a block that an earlier one overwrites. An xor
+  // may read the block it overwrites, a copy never does. All of them come
+  // before all of `rest`.
+  std::vector<Ordered> ordered;
   std::vector<Run> rest;  // ascending; neighbours of one kind are joined
   uint64_t same_blocks = 0;
+  uint64_t copy_blocks = 0;
+  uint64_t xor_blocks = 0;
   uint64_t zero_blocks = 0;
   uint64_t replace_blocks = 0;
-  uint64_t cycles_broken = 0;  // copies given up for the sake of the order
+  uint64_t cycles_broken = 0;  // ordered ops given up for the sake of the order
+
+  // XXH3-64 over the XXH3-64 of every block (u64 little-endian each); for each
+  // 256 blocks of the new image (the last ones may be fewer) its low half.
+  uint64_t base_digest = 0;
+  uint64_t target_digest = 0;
+  std::vector<uint32_t> target_checks;
 };
 
 // done(bytes): so many bytes of the images were worked off; about the sum of
@@ -54,14 +69,12 @@ absl::StatusOr<DiffPlan> PlanDiff(const DiffImage& old_image,
                                   const DiffImage& new_image, unsigned threads,
                                   const std::function<void(uint64_t)>& done);
 
-// Puts copies into an order in which none reads what an earlier one overwrites.
-// source[b]: block that block b is copied from, kNoSource if b is not copied.
-// Copies given up to break a cycle get kNoSource. Returns the copies in order;
-// *cycles_broken: how many were given up. A copy of a block to itself must not
-// be there.
-inline constexpr uint32_t kNoSource = UINT32_MAX;
-std::vector<DiffPlan::Copy> OrderCopies(std::vector<uint32_t>* source,
-                                        uint64_t* cycles_broken);
+// Puts ops into an order in which none reads what an earlier one overwrites; no
+// two may give the same block. Where they form cycles some are given up: their
+// blocks are returned and they leave `ops`. loss[i]: what giving up ops[i]
+// costs, by which they are chosen.
+std::vector<uint32_t> OrderOps(std::vector<DiffPlan::Ordered>* ops,
+                               const std::vector<uint16_t>& loss);
 
 }  // namespace dmu::tools
 

@@ -1,18 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // unit_pipeline.cc - see unit_pipeline.h. A ring of slots: threads claim the
-// next unit while its slot is free, the consumer takes slots in order.
+// next piece of work while its slot is free, the consumer takes slots in order.
 #include "tools/unit_pipeline.h"
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "daemon/base/check.h"
+#include "daemon/cow/unit_check.h"
 
 namespace dmu::tools {
 namespace {
 
 constexpr unsigned kSlotsPerThread = 4;
+constexpr size_t kXorsPerSlot = 16;
+
+// Of the n-th xor, in the buffers of a slot.
+uint32_t OffsetInSlot(size_t n) {
+  return static_cast<uint32_t>(n) * kBlockBytes;
+}
 
 }  // namespace
 
@@ -34,15 +42,17 @@ bool UnitCutter::Next(Unit* unit) {
   return false;
 }
 
-UnitPipeline::UnitPipeline(const DiffImage& image,
-                           const std::vector<DiffPlan::Run>& runs,
+UnitPipeline::UnitPipeline(const DiffImage& old_image,
+                           const DiffImage& new_image, const DiffPlan& plan,
                            const cow::CompressionSpec& spec,
                            uint32_t max_unit_bytes, unsigned threads)
-    : image_(image),
+    : old_(old_image),
+      new_(new_image),
+      plan_(plan),
       spec_(spec),
       max_unit_bytes_(max_unit_bytes),
       slots_(size_t{threads} * kSlotsPerThread),
-      cutter_(runs, max_unit_bytes) {
+      cutter_(plan.rest, max_unit_bytes) {
   DMU_CHECK(threads >= 1);
   for (unsigned i = 0; i < threads; ++i) {
     threads_.emplace_back([this] { Work(); });
@@ -58,17 +68,64 @@ UnitPipeline::~UnitPipeline() {
   for (std::thread& thread : threads_) thread.join();
 }
 
+bool UnitPipeline::Claim(Slot* slot) {
+  slot->status = absl::OkStatus();
+  slot->xors.clear();
+  slot->made.clear();
+  while (next_ordered_ < plan_.ordered.size() &&
+         slot->xors.size() < kXorsPerSlot) {
+    const DiffPlan::Ordered& op = plan_.ordered[next_ordered_++];
+    if (!op.is_xor) continue;
+    slot->made.push_back({{op.new_block, 0}, OffsetInSlot(slot->xors.size())});
+    slot->xors.push_back(op);
+  }
+  if (!slot->xors.empty()) return true;
+  UnitCutter::Unit unit;
+  if (!cutter_.Next(&unit)) return false;
+  slot->made.push_back({unit});
+  return true;
+}
+
+absl::Status UnitPipeline::ReadXors(Slot* slot) const {
+  uint8_t old_bytes[kBlockBytes];
+  for (size_t i = 0; i < slot->xors.size(); ++i) {
+    const DiffPlan::Ordered& op = slot->xors[i];
+    const ByteSpan out(slot->raw.data() + OffsetInSlot(i), kBlockBytes);
+    absl::Status status = old_.read(op.source_bytes, old_bytes);
+    if (status.ok()) {
+      status = new_.read(uint64_t{op.new_block} * kBlockBytes, out);
+    }
+    if (!status.ok()) return status;
+    for (uint32_t b = 0; b < kBlockBytes; ++b) out[b] ^= old_bytes[b];
+  }
+  return absl::OkStatus();
+}
+
 void UnitPipeline::Make(cow::Compressor* compressor, Slot* slot) const {
   if (compressor == nullptr) {
     slot->status = absl::ResourceExhaustedError("no memory for a compressor");
     return;
   }
-  slot->raw.resize(slot->unit.bytes());
-  slot->compressed.resize(slot->unit.bytes());
-  slot->status =
-      image_.read(uint64_t{slot->unit.new_block} * kBlockBytes, slot->raw);
+  const UnitCutter::Unit& last = slot->made.back().unit;
+  const uint64_t bytes = slot->made.back().offset + last.bytes();
+  if (slot->raw.size() < bytes) {
+    slot->raw.resize(bytes);
+    slot->compressed.resize(bytes);
+  }
+  if (slot->xors.empty()) {
+    slot->status = new_.read(uint64_t{last.new_block} * kBlockBytes,
+                             ByteSpan(slot->raw.data(), bytes));
+  } else {
+    slot->status = ReadXors(slot);
+  }
   if (!slot->status.ok()) return;
-  slot->compressed_bytes = compressor->Compress(slot->raw, slot->compressed);
+  for (Made& made : slot->made) {
+    const ByteSpan raw(slot->raw.data() + made.offset, made.unit.bytes());
+    const ByteSpan out(slot->compressed.data() + made.offset, raw.size());
+    made.compressed_bytes = compressor->Compress(raw, out);
+    made.check = cow::UnitCheck(
+        made.compressed_bytes == 0 ? raw : out.first(made.compressed_bytes));
+  }
 }
 
 void UnitPipeline::Work() {
@@ -80,7 +137,7 @@ void UnitPipeline::Work() {
         lock, [this] { return stop_ || claimed_ - consumed_ < slots_.size(); });
     if (stop_) return;
     Slot& slot = slots_[claimed_ % slots_.size()];
-    if (!cutter_.Next(&slot.unit)) return;
+    if (!Claim(&slot)) return;
     ++claimed_;
     lock.unlock();
     Make(compressor.get(), &slot);
@@ -91,20 +148,28 @@ void UnitPipeline::Work() {
 }
 
 absl::StatusOr<UnitPipeline::Stored> UnitPipeline::Next() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  if (holding_) {
-    slots_[consumed_ % slots_.size()].ready = false;
+  Slot* slot = &slots_[consumed_ % slots_.size()];
+  // What the caller had last was the slot's last one: it is free now.
+  if (next_made_ != 0 && next_made_ == slot->made.size()) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    slot->ready = false;
     ++consumed_;
+    next_made_ = 0;
     changed_.notify_all();
+    slot = &slots_[consumed_ % slots_.size()];
   }
-  holding_ = true;
-  Slot& slot = slots_[consumed_ % slots_.size()];
-  changed_.wait(lock, [&slot] { return slot.ready; });
-  if (!slot.status.ok()) return slot.status;
-  const bool raw = slot.compressed_bytes == 0;
-  return Stored{slot.unit, raw ? ConstByteSpan(slot.raw)
-                               : ConstByteSpan(slot.compressed.data(),
-                                               slot.compressed_bytes)};
+  if (next_made_ == 0) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [slot] { return slot->ready; });
+  }
+  if (!slot->status.ok()) return slot->status;
+  const Made& made = slot->made[next_made_++];
+  const bool raw = made.compressed_bytes == 0;
+  const std::vector<uint8_t>& buffer = raw ? slot->raw : slot->compressed;
+  return Stored{made.unit,
+                ConstByteSpan(buffer.data() + made.offset,
+                              raw ? made.unit.bytes() : made.compressed_bytes),
+                made.check};
 }
 
 }  // namespace dmu::tools

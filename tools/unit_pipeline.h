@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// unit_pipeline.h - reads and compresses units on all cores and hands them over
-// in order.
+// unit_pipeline.h - reads and compresses the data of a plan on all cores and
+// hands them over in order: first the xors, then the units of the rest.
 //
-// Memory: four units in flight per thread, raw and compressed. The bytes of a
-// unit do not depend on which thread made it or when.
+// Memory: four pieces in flight per thread, raw and compressed; a piece is one
+// unit, or xors of as many bytes. The bytes of a unit do not depend on which
+// thread made it or when.
 #ifndef TOOLS_UNIT_PIPELINE_H_
 #define TOOLS_UNIT_PIPELINE_H_
 
@@ -47,46 +48,62 @@ class UnitCutter {
 
 class UnitPipeline {
  public:
-  // Starts `threads` threads (>= 1). image and runs must outlive it.
-  UnitPipeline(const DiffImage& image, const std::vector<DiffPlan::Run>& runs,
-               const cow::CompressionSpec& spec, uint32_t max_unit_bytes,
-               unsigned threads);
+  // Starts `threads` threads (>= 1). Images and plan must outlive it.
+  UnitPipeline(const DiffImage& old_image, const DiffImage& new_image,
+               const DiffPlan& plan, const cow::CompressionSpec& spec,
+               uint32_t max_unit_bytes, unsigned threads);
   ~UnitPipeline();
   UnitPipeline(const UnitPipeline&) = delete;
   UnitPipeline& operator=(const UnitPipeline&) = delete;
 
   struct Stored {
     UnitCutter::Unit unit;
-    ConstByteSpan bytes;  // as AddReplace takes them; valid until Next
+    ConstByteSpan bytes;  // as AddReplace or AddXor takes them; until Next
+    uint32_t check = 0;   // cow::UnitCheck of them
   };
-  // The next unit; to be called as often as there are units.
+  // The next one: for each xor among `ordered`, in that order, then for each
+  // unit of `rest`. Must not be called more often than that.
   absl::StatusOr<Stored> Next();
 
  private:
-  struct Slot {
+  // Where the stored bytes of a unit are, in the slot's buffers.
+  struct Made {
     UnitCutter::Unit unit;
+    uint32_t offset = 0;
+    uint32_t compressed_bytes = 0;  // 0: stored raw
+    uint32_t check = 0;
+  };
+  struct Slot {
     absl::Status status;
+    std::vector<DiffPlan::Ordered> xors;  // else one unit
+    std::vector<Made> made;
     std::vector<uint8_t> raw;
     std::vector<uint8_t> compressed;
-    uint32_t compressed_bytes = 0;  // 0: stored raw
     bool ready = false;
   };
 
+  // Gives the slot the next piece of work; false at the end.
+  bool Claim(Slot* slot);
   void Work();
+  absl::Status ReadXors(Slot* slot) const;
   void Make(cow::Compressor* compressor, Slot* slot) const;
 
-  const DiffImage& image_;
+  const DiffImage& old_;
+  const DiffImage& new_;
+  const DiffPlan& plan_;
   const cow::CompressionSpec spec_;
   const uint32_t max_unit_bytes_;
-  std::vector<Slot> slots_;  // unit n is made in slot n % size
+  std::vector<Slot> slots_;  // piece n is made in slot n % size
 
   std::mutex mutex_;  // guards what follows and the slots' `ready`
   std::condition_variable changed_;
+  size_t next_ordered_ = 0;
   UnitCutter cutter_;
-  uint64_t claimed_ = 0;   // units that threads took
-  uint64_t consumed_ = 0;  // units whose slot is free again
-  bool holding_ = false;   // Next's caller still uses slot `consumed_`
+  uint64_t claimed_ = 0;   // pieces that threads took
+  uint64_t consumed_ = 0;  // pieces whose slot is free again
   bool stop_ = false;
+
+  size_t next_made_ = 0;  // of slot `consumed_`; the consumer's alone
   std::vector<std::thread> threads_;
 };
 
