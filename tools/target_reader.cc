@@ -58,6 +58,32 @@ absl::StatusOr<TargetReader> TargetReader::Create(const CowFile& cow,
   return reader;
 }
 
+absl::Status TargetReader::UseMappings() {
+  absl::StatusOr<MappedFile> cow = MappedFile::Map(cow_->file);
+  if (!cow.ok()) return cow.status();
+  absl::StatusOr<MappedFile> base = MappedFile::Map(*base_);
+  if (!base.ok()) return base.status();
+  if (source_ != base_) {
+    absl::StatusOr<MappedFile> source = MappedFile::Map(*source_);
+    if (!source.ok()) return source.status();
+    source_mapping_.emplace(*std::move(source));
+  }
+  cow_mapping_.emplace(*std::move(cow));
+  base_mapping_.emplace(*std::move(base));
+  return absl::OkStatus();
+}
+
+absl::Status TargetReader::Read(const File& file,
+                                const std::optional<MappedFile>& mapping,
+                                uint64_t offset, ByteSpan out) {
+  if (mapping.has_value()) return mapping->ReadAt(offset, out);
+  return file.ReadAt(offset, out);
+}
+
+absl::Status TargetReader::ReadCow(uint64_t offset, ByteSpan out) const {
+  return Read(cow_->file, cow_mapping_, offset, out);
+}
+
 std::optional<cow::Index::Found> TargetReader::FindPending(
     uint32_t block) const {
   std::optional<cow::Index::Found> found = cow_->image->index.Find(block);
@@ -69,18 +95,23 @@ std::optional<cow::Index::Found> TargetReader::FindPending(
 
 absl::Status TargetReader::ReadAt(uint64_t offset, ByteSpan out) {
   while (!out.empty()) {
+    const auto block = static_cast<uint32_t>(offset / kBlockBytes);
     const uint64_t within = offset % kBlockBytes;
-    const uint64_t blocks = std::min<uint64_t>(
-        (within + out.size() + kBlockBytes - 1) / kBlockBytes, kPieceBlocks);
+    const uint64_t whole = out.size() / kBlockBytes;
+    // Whole blocks go where they are wanted, a part of one by way of out_.
+    const bool direct = within == 0 && whole > 0;
     absl::StatusOr<Piece> piece =
-        ReadPiece(static_cast<uint32_t>(offset / kBlockBytes),
-                  static_cast<uint32_t>(blocks));
+        direct ? Find(block,
+                      static_cast<uint32_t>(
+                          std::min<uint64_t>(whole, kPieceBlocks)),
+                      out.data())
+               : Find(block, 1, out_.data());
     if (!piece.ok()) return piece.status();
     const uint64_t bytes = std::min<uint64_t>(
         uint64_t{piece->blocks} * kBlockBytes - within, out.size());
     if (piece->zero) {
       std::memset(out.data(), 0, bytes);
-    } else {
+    } else if (piece->bytes.data() != out.data()) {
       std::memcpy(out.data(), piece->bytes.data() + within, bytes);
     }
     out = out.subspan(bytes);
@@ -91,23 +122,29 @@ absl::Status TargetReader::ReadAt(uint64_t offset, ByteSpan out) {
 
 absl::StatusOr<TargetReader::Piece> TargetReader::ReadPiece(
     uint32_t block, uint32_t blocks_max) {
+  return Find(block, std::min(blocks_max, kPieceBlocks), out_.data());
+}
+
+absl::StatusOr<TargetReader::Piece> TargetReader::Find(uint32_t block,
+                                                       uint32_t blocks_max,
+                                                       uint8_t* room) {
   DMU_CHECK(blocks_max >= 1);
   if (!staged_.empty()) {
     const auto staged = std::lower_bound(staged_.begin(), staged_.end(),
                                          cow::ScratchEntry{block, 0}, ByBlock);
     if (staged != staged_.end() && staged->new_block == block) {
-      return ReadStaged(block, staged->file_offset);
+      return ReadStaged(block, staged->file_offset, room);
     }
   }
   const std::optional<cow::Index::Found> found = FindPending(block);
-  if (found.has_value()) return ReadOpAt(*found, block, blocks_max);
-  return ReadBase(block, blocks_max);
+  if (found.has_value()) return ReadOpAt(*found, block, blocks_max, room);
+  return ReadBase(block, blocks_max, room);
 }
 
 absl::StatusOr<TargetReader::Piece> TargetReader::ReadStaged(
-    uint32_t block, uint64_t file_offset) {
-  const ByteSpan bytes(out_.data(), kBlockBytes);
-  absl::Status status = cow_->file.ReadAt(file_offset, bytes);
+    uint32_t block, uint64_t file_offset, uint8_t* room) {
+  const ByteSpan bytes(room, kBlockBytes);
+  absl::Status status = ReadCow(file_offset, bytes);
   if (!status.ok()) return status;
   return Piece{block, 1, false, bytes};
 }
@@ -122,7 +159,7 @@ absl::StatusOr<const TargetReader::CachedPage*> TargetReader::FindPage(
   cached.page = page;
   cached.ops.resize(cow::OpTable::kPageOps);
   uint8_t bytes[cow::OpTable::kPageBytesMax];
-  absl::Status status = cow_->file.ReadAt(page.offset, {bytes, page.bytes});
+  absl::Status status = ReadCow(page.offset, {bytes, page.bytes});
   if (!status.ok()) return status;
   if (!image.ops.DecodeAll(page, bytes, cached.ops.data())) {
     return absl::DataLossError(
@@ -131,9 +168,8 @@ absl::StatusOr<const TargetReader::CachedPage*> TargetReader::FindPage(
   }
   if (image.unit_checks_offset != 0) {
     cached.checks.resize(page.ops);
-    status = cow_->file.ReadAt(
-        image.unit_checks_offset + uint64_t{4} * page.first_op,
-        {bytes, size_t{4} * page.ops});
+    status = ReadCow(image.unit_checks_offset + uint64_t{4} * page.first_op,
+                     {bytes, size_t{4} * page.ops});
     if (!status.ok()) return status;
     for (uint32_t i = 0; i < page.ops; ++i) {
       cached.checks[i] = LoadLe<uint32_t>(bytes + 4 * i);
@@ -166,7 +202,7 @@ absl::StatusOr<ConstByteSpan> TargetReader::FindUnit(const cow::Op& op,
     return Corrupt(op, number, "changed while the file was in use");
   }
   const ByteSpan stored(stored_.data(), op.data_length);
-  absl::Status status = cow_->file.ReadAt(op.data_offset, stored);
+  absl::Status status = ReadCow(op.data_offset, stored);
   if (!status.ok()) return status;
   if (check != nullptr && cow::UnitCheck(stored) != *check) {
     return Corrupt(op, number, "does not match its checksum");
@@ -199,11 +235,15 @@ absl::StatusOr<TargetReader::Unit> TargetReader::ReadUnit(uint32_t op_number) {
 }
 
 absl::Status TargetReader::ReadOld(const cow::Op& op, ByteSpan out) {
-  return source_->ReadAt(op.source_bytes(), out);
+  if (source_ == base_) {
+    return Read(*base_, base_mapping_, op.source_bytes(), out);
+  }
+  return Read(*source_, source_mapping_, op.source_bytes(), out);
 }
 
 absl::StatusOr<TargetReader::Piece> TargetReader::ReadOpAt(
-    const cow::Index::Found& found, uint32_t block, uint32_t blocks_max) {
+    const cow::Index::Found& found, uint32_t block, uint32_t blocks_max,
+    uint8_t* room) {
   if (found.type == cow::OpType::kZero) return Piece{block, 1, true, {}};
   const absl::StatusOr<const CachedPage*> page = FindPage(found.op);
   if (!page.ok()) return page.status();
@@ -216,7 +256,7 @@ absl::StatusOr<TargetReader::Piece> TargetReader::ReadOpAt(
                      " changed while the file was in use"));
   }
   if (op.type == cow::OpType::kCopy) {
-    return ReadCopies(**page, found, blocks_max);
+    return ReadCopies(**page, found, blocks_max, room);
   }
   const uint32_t* check =
       (*page)->checks.empty() ? nullptr : &(*page)->checks[i];
@@ -229,7 +269,7 @@ absl::StatusOr<TargetReader::Piece> TargetReader::ReadOpAt(
         block, left, false,
         unit->subspan(size_t{skip} * kBlockBytes, size_t{left} * kBlockBytes)};
   }
-  const ByteSpan bytes(out_.data(), kBlockBytes);
+  const ByteSpan bytes(room, kBlockBytes);
   if (absl::Status status = ReadOld(op, bytes); !status.ok()) return status;
   cow::XorOnto(unit->data(), kBlockBytes, bytes.data());
   return Piece{block, 1, false, bytes};
@@ -237,8 +277,8 @@ absl::StatusOr<TargetReader::Piece> TargetReader::ReadOpAt(
 
 // Copies of adjacent sources to adjacent blocks become one read.
 absl::StatusOr<TargetReader::Piece> TargetReader::ReadCopies(
-    const CachedPage& page, const cow::Index::Found& found,
-    uint32_t blocks_max) {
+    const CachedPage& page, const cow::Index::Found& found, uint32_t blocks_max,
+    uint8_t* room) {
   const uint32_t first = found.op - page.page.first_op;
   const cow::Op& op = page.ops[first];
   const uint32_t limit =
@@ -261,13 +301,14 @@ absl::StatusOr<TargetReader::Piece> TargetReader::ReadCopies(
     }
     ++blocks;
   }
-  const ByteSpan bytes(out_.data(), size_t{blocks} * kBlockBytes);
+  const ByteSpan bytes(room, size_t{blocks} * kBlockBytes);
   if (absl::Status status = ReadOld(op, bytes); !status.ok()) return status;
   return Piece{op.new_block, blocks, false, bytes};
 }
 
-absl::StatusOr<TargetReader::Piece> TargetReader::ReadBase(
-    uint32_t block, uint32_t blocks_max) {
+absl::StatusOr<TargetReader::Piece> TargetReader::ReadBase(uint32_t block,
+                                                           uint32_t blocks_max,
+                                                           uint8_t* room) {
   // Up to the next op, merged or not; scratch blocks are blocks of ops too,
   // unless the file is corrupt.
   uint64_t end = uint64_t{block} + std::min(blocks_max, kPieceBlocks);
@@ -291,11 +332,12 @@ absl::StatusOr<TargetReader::Piece> TargetReader::ReadBase(
   const auto blocks = static_cast<uint32_t>(end - block);
   const uint64_t bytes = stop - offset;
   // The last block of an image that does not fill it is padded with zeros.
-  std::memset(out_.data() + bytes, 0, size_t{blocks} * kBlockBytes - bytes);
-  absl::Status status = base_->ReadAt(offset, ByteSpan(out_.data(), bytes));
+  std::memset(room + bytes, 0, size_t{blocks} * kBlockBytes - bytes);
+  absl::Status status =
+      Read(*base_, base_mapping_, offset, ByteSpan(room, bytes));
   if (!status.ok()) return status;
   return Piece{block, blocks, false,
-               ConstByteSpan(out_.data(), size_t{blocks} * kBlockBytes)};
+               ConstByteSpan(room, size_t{blocks} * kBlockBytes)};
 }
 
 }  // namespace dmu::tools

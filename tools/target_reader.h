@@ -23,6 +23,7 @@
 #include "daemon/cow/codec.h"
 #include "tools/cow_file.h"
 #include "tools/file_io.h"
+#include "tools/mapped_file.h"
 
 namespace dmu::tools {
 
@@ -35,6 +36,10 @@ class TargetReader {
   static absl::StatusOr<TargetReader> Create(const CowFile& cow,
                                              const File& base,
                                              const File* source = nullptr);
+
+  // From now on the files are read through mappings: for many small reads all
+  // over the image. The files' pages count as this process's memory then.
+  absl::Status UseMappings();
 
   uint64_t target_bytes() const { return target_bytes_; }
 
@@ -83,13 +88,24 @@ class TargetReader {
   TargetReader(const CowFile& cow, const File& base, const File* source);
 
   absl::StatusOr<const CachedPage*> FindPage(uint32_t op_number);
-  absl::StatusOr<Piece> ReadStaged(uint32_t block, uint64_t file_offset);
+  // The piece at `block`; bytes that are read for it go to `room`, which has
+  // space for blocks_max blocks.
+  absl::StatusOr<Piece> Find(uint32_t block, uint32_t blocks_max,
+                             uint8_t* room);
+  absl::StatusOr<Piece> ReadStaged(uint32_t block, uint64_t file_offset,
+                                   uint8_t* room);
   absl::StatusOr<Piece> ReadOpAt(const cow::Index::Found& found, uint32_t block,
-                                 uint32_t blocks_max);
+                                 uint32_t blocks_max, uint8_t* room);
   absl::StatusOr<Piece> ReadCopies(const CachedPage& page,
                                    const cow::Index::Found& found,
-                                   uint32_t blocks_max);
-  absl::StatusOr<Piece> ReadBase(uint32_t block, uint32_t blocks_max);
+                                   uint32_t blocks_max, uint8_t* room);
+  absl::StatusOr<Piece> ReadBase(uint32_t block, uint32_t blocks_max,
+                                 uint8_t* room);
+  // One of the three files, by its mapping if there is one.
+  static absl::Status Read(const File& file,
+                           const std::optional<MappedFile>& mapping,
+                           uint64_t offset, ByteSpan out);
+  absl::Status ReadCow(uint64_t offset, ByteSpan out) const;
   absl::Status ReadOld(const cow::Op& op, ByteSpan out);
   absl::StatusOr<ConstByteSpan> FindUnit(const cow::Op& op, uint32_t number,
                                          const uint32_t* check);
@@ -101,6 +117,9 @@ class TargetReader {
   const CowFile* cow_;
   const File* base_;
   const File* source_;
+  std::optional<MappedFile> cow_mapping_;
+  std::optional<MappedFile> base_mapping_;
+  std::optional<MappedFile> source_mapping_;  // the base's, unless it differs
   uint64_t target_bytes_ = 0;
   std::unique_ptr<cow::Codec> codec_;
   std::vector<cow::ScratchEntry> staged_;  // ascending by block
