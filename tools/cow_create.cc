@@ -3,32 +3,24 @@
 // cow_create.cc - see cow_create.h: checks, plan, write, judge, rename.
 #include "tools/cow_create.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
+#include "daemon/cow/unit_check.h"
 #include "daemon/cow/writer.h"
 #include "tools/cow_file.h"
 #include "tools/diff.h"
 #include "tools/file_io.h"
+#include "tools/file_sink.h"
 #include "tools/progress_bar.h"
 #include "tools/unit_pipeline.h"
 
 namespace dmu::tools {
 namespace {
-
-class FileSink : public cow::Sink {
- public:
-  explicit FileSink(const File& file) : file_(file) {}
-  absl::Status WriteAt(uint64_t offset, ConstByteSpan bytes) override {
-    return file_.WriteAt(offset, bytes);
-  }
-  absl::Status Sync() override { return file_.Sync(); }
-
- private:
-  const File& file_;
-};
 
 absl::StatusOr<File> OpenImage(const std::string& path) {
   absl::StatusOr<File> file = File::OpenForRead(path);
@@ -116,10 +108,11 @@ absl::Status WriteOps(const DiffPlan& plan, UnitPipeline* pipeline,
 }
 
 // A mistake in plan or writer must not get a name that says it is a COW file.
-absl::Status Judge(const File& file) {
+absl::Status Judge(const File& file, bool extension) {
   absl::StatusOr<std::unique_ptr<cow::Image>> image = LoadImage(file);
   if (!image.ok()) return image.status();
-  DMU_CHECK((*image)->has_extension && (*image)->order_error.empty());
+  DMU_CHECK((*image)->order_error.empty());
+  DMU_CHECK((*image)->has_extension == extension);
   return absl::OkStatus();
 }
 
@@ -134,11 +127,42 @@ absl::Status CheckNotAnInput(const std::string& output, const File& old_file,
   return absl::OkStatus();
 }
 
-cow::ImageFacts FactsOf(const DiffPlan& plan) {
+bool IsZero(ConstByteSpan block) {
+  return std::all_of(block.begin(), block.end(),
+                     [](uint8_t byte) { return byte == 0; });
+}
+
+// Blocks all over the old image by which it is known again. Zeros say nothing:
+// instead the next block that is not, if it is near.
+absl::StatusOr<std::vector<cow::Sample>> SamplesOf(const File& old_file) {
+  constexpr uint64_t kTries = 64;
+  const uint64_t blocks = old_file.size_bytes() / kBlockBytes;
+  const uint64_t count = std::min<uint64_t>(blocks, cow::kSamplesMax);
+  std::vector<cow::Sample> samples;
+  uint8_t block[kBlockBytes];
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t begin = blocks * i / count;
+    const uint64_t end = std::min(blocks * (i + 1) / count, begin + kTries);
+    for (uint64_t at = begin; at < end; ++at) {
+      absl::Status status = old_file.ReadAt(at * kBlockBytes, block);
+      if (!status.ok()) return status;
+      if (IsZero(block)) continue;
+      samples.push_back({static_cast<uint32_t>(at), cow::UnitCheck(block)});
+      break;
+    }
+  }
+  return samples;
+}
+
+absl::StatusOr<cow::ImageFacts> FactsOf(const DiffPlan& plan,
+                                        const File& old_file) {
   cow::ImageFacts facts;
   facts.base_digest = plan.base_digest;
   facts.target_digest = plan.target_digest;
   facts.target_checks = plan.target_checks;
+  absl::StatusOr<std::vector<cow::Sample>> samples = SamplesOf(old_file);
+  if (!samples.ok()) return samples.status();
+  facts.samples = *std::move(samples);
   return facts;
 }
 
@@ -150,6 +174,66 @@ absl::StatusOr<DiffPlan> Plan(const File& old_file, const File& new_file,
                   [&bar](uint64_t bytes) { bar.Add(bytes); });
 }
 
+UnitPipeline::Format FormatOf(const CreateOptions& options) {
+  UnitPipeline::Format format;
+  format.compression = options.compression;
+  format.max_unit_bytes =
+      options.version == 3 ? options.max_unit_bytes : kBlockBytes;
+  // Version 2 has no raw form of these.
+  format.always =
+      options.version == 2 &&
+      (options.compression.compression == cow::Compression::kGz ||
+       options.compression.compression == cow::Compression::kBrotli);
+  return format;
+}
+
+// Plans the file and writes it to `sink`.
+absl::StatusOr<CreateSummary> WriteCow(const CreateOptions& options,
+                                       const File& old_file,
+                                       const File& new_file, cow::Sink* sink) {
+  absl::StatusOr<DiffPlan> plan = Plan(old_file, new_file, options);
+  if (!plan.ok()) return plan.status();
+  const UnitPipeline::Format format = FormatOf(options);
+  cow::WriterOptions writer_options;
+  writer_options.version = options.version;
+  writer_options.compression = options.compression.compression;
+  writer_options.max_unit_bytes = format.max_unit_bytes;
+  writer_options.cluster_ops = options.cluster_ops;
+  writer_options.extension = options.extension;
+  writer_options.op_count_max = CountOps(*plan, format.max_unit_bytes);
+  writer_options.base_bytes = old_file.size_bytes();
+  writer_options.target_bytes = new_file.size_bytes();
+  absl::StatusOr<std::unique_ptr<cow::Writer>> writer =
+      cow::Writer::Create(sink, writer_options);
+  if (!writer.ok()) return writer.status();
+  absl::Status status;
+  {
+    ProgressBar bar("compressing", options.progress,
+                    (plan->xor_blocks + plan->replace_blocks) * kBlockBytes);
+    const DiffImage old_image = ImageOf(old_file);
+    const DiffImage new_image = ImageOf(new_file);
+    UnitPipeline pipeline(old_image, new_image, *plan, format, options.threads);
+    status = WriteOps(*plan, &pipeline, writer->get(), &bar);
+  }
+  if (!status.ok()) return status;
+  const absl::StatusOr<cow::ImageFacts> facts = FactsOf(*plan, old_file);
+  if (!facts.ok()) return facts.status();
+  status = (*writer)->Finish(*facts);
+  if (!status.ok()) return status;
+  CreateSummary summary;
+  summary.old_bytes = old_file.size_bytes();
+  summary.new_bytes = new_file.size_bytes();
+  summary.cow_bytes = (*writer)->file_bytes();
+  summary.op_count = (*writer)->op_count();
+  summary.op_count_max = (*writer)->op_count_max();
+  summary.same_blocks = plan->same_blocks;
+  summary.copy_blocks = plan->copy_blocks;
+  summary.xor_blocks = plan->xor_blocks;
+  summary.zero_blocks = plan->zero_blocks;
+  summary.replace_blocks = plan->replace_blocks;
+  return summary;
+}
+
 }  // namespace
 
 absl::StatusOr<CreateSummary> CreateCow(const CreateOptions& options) {
@@ -157,48 +241,23 @@ absl::StatusOr<CreateSummary> CreateCow(const CreateOptions& options) {
   if (!old_file.ok()) return old_file.status();
   absl::StatusOr<File> new_file = OpenImage(options.new_path);
   if (!new_file.ok()) return new_file.status();
+  if (options.estimate) {
+    cow::NullSink sink;
+    return WriteCow(options, *old_file, *new_file, &sink);
+  }
   absl::Status status =
       CheckNotAnInput(options.output_path, *old_file, *new_file);
   if (!status.ok()) return status;
   absl::StatusOr<OutputFile> output =
       OutputFile::Create(options.output_path, options.force);
   if (!output.ok()) return output.status();
-  absl::StatusOr<DiffPlan> plan = Plan(*old_file, *new_file, options);
-  if (!plan.ok()) return plan.status();
-
   FileSink sink(output->file());
-  cow::WriterOptions writer_options;
-  writer_options.compression = options.compression.compression;
-  writer_options.max_unit_bytes = options.max_unit_bytes;
-  writer_options.op_count_max = CountOps(*plan, options.max_unit_bytes);
-  writer_options.base_bytes = old_file->size_bytes();
-  writer_options.target_bytes = new_file->size_bytes();
-  absl::StatusOr<std::unique_ptr<cow::Writer>> writer =
-      cow::Writer::Create(&sink, writer_options);
-  if (!writer.ok()) return writer.status();
-  {
-    ProgressBar bar("compressing", options.progress,
-                    (plan->xor_blocks + plan->replace_blocks) * kBlockBytes);
-    const DiffImage old_image = ImageOf(*old_file);
-    const DiffImage new_image = ImageOf(*new_file);
-    UnitPipeline pipeline(old_image, new_image, *plan, options.compression,
-                          options.max_unit_bytes, options.threads);
-    status = WriteOps(*plan, &pipeline, writer->get(), &bar);
-  }
-  if (status.ok()) status = (*writer)->Finish(FactsOf(*plan));
-  if (status.ok()) status = Judge(output->file());
+  absl::StatusOr<CreateSummary> summary =
+      WriteCow(options, *old_file, *new_file, &sink);
+  if (!summary.ok()) return summary;
+  status = Judge(output->file(), options.extension);
   if (status.ok()) status = output->Commit();
   if (!status.ok()) return status;
-
-  CreateSummary summary;
-  summary.old_bytes = old_file->size_bytes();
-  summary.new_bytes = new_file->size_bytes();
-  summary.cow_bytes = (*writer)->file_bytes();
-  summary.same_blocks = plan->same_blocks;
-  summary.copy_blocks = plan->copy_blocks;
-  summary.xor_blocks = plan->xor_blocks;
-  summary.zero_blocks = plan->zero_blocks;
-  summary.replace_blocks = plan->replace_blocks;
   return summary;
 }
 

@@ -15,11 +15,18 @@ namespace dmu::tools {
 struct CreateOptions {
   std::string old_path;
   std::string new_path;
-  std::string output_path;
+  std::string output_path;  // not needed for an estimate
+  // Writes nothing: what would come of it, exactly.
+  bool estimate = false;
+  uint16_t version = 3;  // 2 or 3
   cow::CompressionSpec compression;
-  uint32_t max_unit_bytes = 64 * 1024;
-  bool force = false;     // replace an output that exists
-  bool progress = false;  // draw a bar
+  // Version 3: small units read fast in small pieces; what they lose in size
+  // is mostly won back by xor ops.
+  uint32_t max_unit_bytes = 16 * 1024;
+  uint32_t cluster_ops = 1024;  // version 2: 0, or 2 and more
+  bool extension = true;        // what Android's readers do not look at
+  bool force = false;           // replace an output that exists
+  bool progress = false;        // draw a bar
   unsigned threads = 1;
 };
 
@@ -27,6 +34,8 @@ struct CreateSummary {
   uint64_t old_bytes = 0;
   uint64_t new_bytes = 0;
   uint64_t cow_bytes = 0;
+  uint64_t op_count = 0;
+  uint64_t op_count_max = 0;  // of the op table; version 3
   uint64_t same_blocks = 0;
   uint64_t copy_blocks = 0;
   uint64_t xor_blocks = 0;

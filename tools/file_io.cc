@@ -132,12 +132,15 @@ absl::StatusOr<File> File::OpenForWrite(const std::string& path) {
   return file;
 }
 
+absl::Status File::Truncate(uint64_t bytes) const {
+  if (ftruncate(fd_, static_cast<off_t>(bytes)) == 0) return absl::OkStatus();
+  return ErrnoStatus(errno, absl::StrCat("size ", path_));
+}
+
 absl::Status File::Resize(uint64_t bytes) {
-  if (ftruncate(fd_, static_cast<off_t>(bytes)) != 0) {
-    return ErrnoStatus(errno, absl::StrCat("size ", path_));
-  }
-  size_bytes_ = bytes;
-  return absl::OkStatus();
+  absl::Status status = Truncate(bytes);
+  if (status.ok()) size_bytes_ = bytes;
+  return status;
 }
 
 absl::Status File::Examine() {

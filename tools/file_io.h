@@ -40,7 +40,8 @@ class File {
   // kAborted when it is in use (mounted, mapped, or written by another of us).
   static absl::StatusOr<File> OpenForWrite(const std::string& path);
 
-  // Sets the size of a regular file.
+  // Sets the size of a regular file; Resize has size_bytes() follow.
+  absl::Status Truncate(uint64_t bytes) const;
   absl::Status Resize(uint64_t bytes);
 
   // Reads or writes the whole range, or says where it failed. Threads may share

@@ -17,9 +17,12 @@ namespace {
 constexpr unsigned kSlotsPerThread = 4;
 constexpr size_t kXorsPerSlot = 16;
 
-// Of the n-th xor, in the buffers of a slot.
+// Of the n-th xor, in the buffers of a slot: as it is, and compressed.
 uint32_t OffsetInSlot(size_t n) {
   return static_cast<uint32_t>(n) * kBlockBytes;
+}
+uint32_t CompressedOffset(size_t n) {
+  return static_cast<uint32_t>(n) * cow::Compressor::BoundBytes(kBlockBytes);
 }
 
 }  // namespace
@@ -44,15 +47,13 @@ bool UnitCutter::Next(Unit* unit) {
 
 UnitPipeline::UnitPipeline(const DiffImage& old_image,
                            const DiffImage& new_image, const DiffPlan& plan,
-                           const cow::CompressionSpec& spec,
-                           uint32_t max_unit_bytes, unsigned threads)
+                           const Format& format, unsigned threads)
     : old_(old_image),
       new_(new_image),
       plan_(plan),
-      spec_(spec),
-      max_unit_bytes_(max_unit_bytes),
+      format_(format),
       slots_(size_t{threads} * kSlotsPerThread),
-      cutter_(plan.rest, max_unit_bytes) {
+      cutter_(plan.rest, format.max_unit_bytes) {
   DMU_CHECK(threads >= 1);
   for (unsigned i = 0; i < threads; ++i) {
     threads_.emplace_back([this] { Work(); });
@@ -110,7 +111,10 @@ void UnitPipeline::Make(cow::Compressor* compressor, Slot* slot) const {
   const uint64_t bytes = slot->made.back().offset + last.bytes();
   if (slot->raw.size() < bytes) {
     slot->raw.resize(bytes);
-    slot->compressed.resize(bytes);
+    // Every unit alone has its bound; together they have no more.
+    slot->compressed.resize(std::max<size_t>(
+        CompressedOffset(kXorsPerSlot),
+        cow::Compressor::BoundBytes(static_cast<uint32_t>(last.bytes()))));
   }
   if (slot->xors.empty()) {
     slot->status = new_.read(uint64_t{last.new_block} * kBlockBytes,
@@ -119,10 +123,17 @@ void UnitPipeline::Make(cow::Compressor* compressor, Slot* slot) const {
     slot->status = ReadXors(slot);
   }
   if (!slot->status.ok()) return;
-  for (Made& made : slot->made) {
+  for (size_t i = 0; i < slot->made.size(); ++i) {
+    Made& made = slot->made[i];
     const ByteSpan raw(slot->raw.data() + made.offset, made.unit.bytes());
-    const ByteSpan out(slot->compressed.data() + made.offset, raw.size());
-    made.compressed_bytes = compressor->Compress(raw, out);
+    uint8_t* const to = slot->compressed.data() + CompressedOffset(i);
+    const auto unit_bytes = static_cast<uint32_t>(raw.size());
+    const ByteSpan out(to, format_.always
+                               ? cow::Compressor::BoundBytes(unit_bytes)
+                               : unit_bytes);
+    made.compressed_bytes = format_.always
+                                ? compressor->CompressAlways(raw, out)
+                                : compressor->Compress(raw, out);
     made.check = cow::UnitCheck(
         made.compressed_bytes == 0 ? raw : out.first(made.compressed_bytes));
   }
@@ -130,7 +141,7 @@ void UnitPipeline::Make(cow::Compressor* compressor, Slot* slot) const {
 
 void UnitPipeline::Work() {
   const std::unique_ptr<cow::Compressor> compressor =
-      cow::Compressor::Create(spec_, max_unit_bytes_);
+      cow::Compressor::Create(format_.compression, format_.max_unit_bytes);
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     changed_.wait(
@@ -163,13 +174,14 @@ absl::StatusOr<UnitPipeline::Stored> UnitPipeline::Next() {
     changed_.wait(lock, [slot] { return slot->ready; });
   }
   if (!slot->status.ok()) return slot->status;
-  const Made& made = slot->made[next_made_++];
-  const bool raw = made.compressed_bytes == 0;
-  const std::vector<uint8_t>& buffer = raw ? slot->raw : slot->compressed;
-  return Stored{made.unit,
-                ConstByteSpan(buffer.data() + made.offset,
-                              raw ? made.unit.bytes() : made.compressed_bytes),
-                made.check};
+  const size_t i = next_made_++;
+  const Made& made = slot->made[i];
+  const ConstByteSpan bytes =
+      made.compressed_bytes == 0
+          ? ConstByteSpan(slot->raw.data() + made.offset, made.unit.bytes())
+          : ConstByteSpan(slot->compressed.data() + CompressedOffset(i),
+                          made.compressed_bytes);
+  return Stored{made.unit, bytes, made.check};
 }
 
 }  // namespace dmu::tools

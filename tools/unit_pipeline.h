@@ -48,10 +48,17 @@ class UnitCutter {
 
 class UnitPipeline {
  public:
+  // How data is stored. always: also where it gets larger (gz and brotli in
+  // version 2).
+  struct Format {
+    cow::CompressionSpec compression;
+    bool always = false;
+    uint32_t max_unit_bytes = kBlockBytes;
+  };
+
   // Starts `threads` threads (>= 1). Images and plan must outlive it.
   UnitPipeline(const DiffImage& old_image, const DiffImage& new_image,
-               const DiffPlan& plan, const cow::CompressionSpec& spec,
-               uint32_t max_unit_bytes, unsigned threads);
+               const DiffPlan& plan, const Format& format, unsigned threads);
   ~UnitPipeline();
   UnitPipeline(const UnitPipeline&) = delete;
   UnitPipeline& operator=(const UnitPipeline&) = delete;
@@ -91,8 +98,7 @@ class UnitPipeline {
   const DiffImage& old_;
   const DiffImage& new_;
   const DiffPlan& plan_;
-  const cow::CompressionSpec spec_;
-  const uint32_t max_unit_bytes_;
+  const Format format_;
   std::vector<Slot> slots_;  // piece n is made in slot n % size
 
   std::mutex mutex_;  // guards what follows and the slots' `ready`

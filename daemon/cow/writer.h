@@ -116,6 +116,7 @@ class Writer {
   absl::Status Finish(const ImageFacts& facts = {});
 
   uint64_t op_count() const { return unit_checks_.size(); }
+  uint64_t op_count_max() const { return header_.op_count_max; }
   // Bytes of the file when it ends here; exact after Finish.
   uint64_t file_bytes() const;
   bool is_v3() const { return header_.is_v3(); }

@@ -18,6 +18,7 @@
 namespace dmu::tools {
 
 absl::Status CowCreate(const std::vector<std::string>& arguments);
+absl::Status CowEstimate(const std::vector<std::string>& arguments);
 absl::Status CowInspect(const std::vector<std::string>& arguments);
 absl::Status CowExtract(const std::vector<std::string>& arguments);
 absl::Status CowMerge(const std::vector<std::string>& arguments);

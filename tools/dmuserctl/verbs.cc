@@ -18,11 +18,17 @@ constexpr Verb kVerbs[] = {
     {"cow create", "OLD NEW -o FILE.cow",
      "make a COW file that turns the image OLD into NEW",
      "OLD and NEW are files or block devices, of any two sizes that are\n"
-     "multiples of 4096 bytes; neither is changed. Blocks that stand "
-     "elsewhere\n"
-     "in OLD are copied, zero blocks are named, the rest is compressed in\n"
-     "units. FILE.cow appears when it is complete, or not at all.\n",
-     "o compression unit force quiet", CowCreate},
+     "multiples of 4096 bytes; neither is changed. Blocks that are in OLD\n"
+     "already are copied, blocks that nearly are become the difference (xor),\n"
+     "zero blocks are named, the rest is compressed in units. FILE.cow "
+     "appears\n"
+     "when it is complete, or not at all.\n",
+     "o compression unit version cluster_ops no_extension force quiet",
+     CowCreate},
+    {"cow estimate", "OLD NEW", "say what \"cow create\" would make",
+     "Does all the work and writes nothing; the figures are exact.\n",
+     "compression unit version cluster_ops no_extension json quiet",
+     CowEstimate},
     {"cow inspect", "FILE.cow",
      "say what a COW file holds and how far its "
      "merge is",
