@@ -13,11 +13,11 @@
 #include "daemon/cow/unit_check.h"
 #include "daemon/cow/writer.h"
 #include "tools/cow_file.h"
+#include "tools/cow_write.h"
 #include "tools/diff.h"
 #include "tools/file_io.h"
 #include "tools/file_sink.h"
 #include "tools/progress_bar.h"
-#include "tools/unit_pipeline.h"
 
 namespace dmu::tools {
 namespace {
@@ -50,61 +50,6 @@ DiffImage ImageOf(const File& file) {
     return file.ReadAt(offset, out);
   };
   return image;
-}
-
-uint64_t CountOps(const DiffPlan& plan, uint32_t max_unit_bytes) {
-  uint64_t ops = plan.ordered.size() + plan.zero_blocks;
-  UnitCutter cutter(plan.rest, max_unit_bytes);
-  for (UnitCutter::Unit unit; cutter.Next(&unit);) ++ops;
-  return ops;
-}
-
-absl::Status AddOrdered(const DiffPlan::Ordered& op, UnitPipeline* pipeline,
-                        cow::Writer* writer, ProgressBar* bar) {
-  if (!op.is_xor) {
-    return writer->AddCopy(
-        op.new_block, static_cast<uint32_t>(op.source_bytes / kBlockBytes));
-  }
-  absl::StatusOr<UnitPipeline::Stored> stored = pipeline->Next();
-  if (!stored.ok()) return stored.status();
-  bar->Add(kBlockBytes);
-  return writer->AddXor(op.new_block, op.source_bytes, stored->bytes);
-}
-
-absl::Status AddZeros(const DiffPlan::Run& run, cow::Writer* writer) {
-  for (uint32_t i = 0; i < run.blocks; ++i) {
-    absl::Status status = writer->AddZero(run.new_block + i);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status AddData(const DiffPlan::Run& run, UnitPipeline* pipeline,
-                     cow::Writer* writer, ProgressBar* bar) {
-  for (uint64_t done = 0; done < uint64_t{run.blocks} * kBlockBytes;) {
-    absl::StatusOr<UnitPipeline::Stored> stored = pipeline->Next();
-    if (!stored.ok()) return stored.status();
-    absl::Status status = writer->AddReplace(
-        stored->unit.new_block, stored->unit.span_log2, stored->bytes);
-    if (!status.ok()) return status;
-    done += stored->unit.bytes();
-    bar->Add(stored->unit.bytes());
-  }
-  return absl::OkStatus();
-}
-
-absl::Status WriteOps(const DiffPlan& plan, UnitPipeline* pipeline,
-                      cow::Writer* writer, ProgressBar* bar) {
-  for (const DiffPlan::Ordered& op : plan.ordered) {
-    absl::Status status = AddOrdered(op, pipeline, writer, bar);
-    if (!status.ok()) return status;
-  }
-  for (const DiffPlan::Run& run : plan.rest) {
-    absl::Status status =
-        run.zero ? AddZeros(run, writer) : AddData(run, pipeline, writer, bar);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
 }
 
 // A mistake in plan or writer must not get a name that says it is a COW file.
@@ -174,64 +119,17 @@ absl::StatusOr<DiffPlan> Plan(const File& old_file, const File& new_file,
                   [&bar](uint64_t bytes) { bar.Add(bytes); });
 }
 
-UnitPipeline::Format FormatOf(const CreateOptions& options) {
-  UnitPipeline::Format format;
-  format.compression = options.compression;
-  format.max_unit_bytes =
-      options.version == 3 ? options.max_unit_bytes : kBlockBytes;
-  // Version 2 has no raw form of these.
-  format.always =
-      options.version == 2 &&
-      (options.compression.compression == cow::Compression::kGz ||
-       options.compression.compression == cow::Compression::kBrotli);
-  return format;
-}
-
 // Plans the file and writes it to `sink`.
 absl::StatusOr<CreateSummary> WriteCow(const CreateOptions& options,
                                        const File& old_file,
                                        const File& new_file, cow::Sink* sink) {
   absl::StatusOr<DiffPlan> plan = Plan(old_file, new_file, options);
   if (!plan.ok()) return plan.status();
-  const UnitPipeline::Format format = FormatOf(options);
-  cow::WriterOptions writer_options;
-  writer_options.version = options.version;
-  writer_options.compression = options.compression.compression;
-  writer_options.max_unit_bytes = format.max_unit_bytes;
-  writer_options.cluster_ops = options.cluster_ops;
-  writer_options.extension = options.extension;
-  writer_options.op_count_max = CountOps(*plan, format.max_unit_bytes);
-  writer_options.base_bytes = old_file.size_bytes();
-  writer_options.target_bytes = new_file.size_bytes();
-  absl::StatusOr<std::unique_ptr<cow::Writer>> writer =
-      cow::Writer::Create(sink, writer_options);
-  if (!writer.ok()) return writer.status();
-  absl::Status status;
-  {
-    ProgressBar bar("compressing", options.progress,
-                    (plan->xor_blocks + plan->replace_blocks) * kBlockBytes);
-    const DiffImage old_image = ImageOf(old_file);
-    const DiffImage new_image = ImageOf(new_file);
-    UnitPipeline pipeline(old_image, new_image, *plan, format, options.threads);
-    status = WriteOps(*plan, &pipeline, writer->get(), &bar);
-  }
-  if (!status.ok()) return status;
   const absl::StatusOr<cow::ImageFacts> facts = FactsOf(*plan, old_file);
   if (!facts.ok()) return facts.status();
-  status = (*writer)->Finish(*facts);
-  if (!status.ok()) return status;
-  CreateSummary summary;
-  summary.old_bytes = old_file.size_bytes();
-  summary.new_bytes = new_file.size_bytes();
-  summary.cow_bytes = (*writer)->file_bytes();
-  summary.op_count = (*writer)->op_count();
-  summary.op_count_max = (*writer)->op_count_max();
-  summary.same_blocks = plan->same_blocks;
-  summary.copy_blocks = plan->copy_blocks;
-  summary.xor_blocks = plan->xor_blocks;
-  summary.zero_blocks = plan->zero_blocks;
-  summary.replace_blocks = plan->replace_blocks;
-  return summary;
+  return WritePlan({*plan, ImageOf(old_file), ImageOf(new_file),
+                    old_file.size_bytes(), new_file.size_bytes(), *facts},
+                   options, sink);
 }
 
 }  // namespace

@@ -8,39 +8,17 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "daemon/cow/compressor.h"
+#include "tools/cow_write.h"
 
 namespace dmu::tools {
 
-struct CreateOptions {
+struct CreateOptions : WriteFormat {
   std::string old_path;
   std::string new_path;
   std::string output_path;  // not needed for an estimate
   // Writes nothing: what would come of it, exactly.
   bool estimate = false;
-  uint16_t version = 3;  // 2 or 3
-  cow::CompressionSpec compression;
-  // Version 3: small units read fast in small pieces; what they lose in size
-  // is mostly won back by xor ops.
-  uint32_t max_unit_bytes = 16 * 1024;
-  uint32_t cluster_ops = 1024;  // version 2: 0, or 2 and more
-  bool extension = true;        // what Android's readers do not look at
-  bool force = false;           // replace an output that exists
-  bool progress = false;        // draw a bar
-  unsigned threads = 1;
-};
-
-struct CreateSummary {
-  uint64_t old_bytes = 0;
-  uint64_t new_bytes = 0;
-  uint64_t cow_bytes = 0;
-  uint64_t op_count = 0;
-  uint64_t op_count_max = 0;  // of the op table; version 3
-  uint64_t same_blocks = 0;
-  uint64_t copy_blocks = 0;
-  uint64_t xor_blocks = 0;
-  uint64_t zero_blocks = 0;
-  uint64_t replace_blocks = 0;
+  bool force = false;  // replace an output that exists
 };
 
 // The images may be files or block devices of any two sizes that are multiples

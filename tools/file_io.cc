@@ -132,6 +132,15 @@ absl::StatusOr<File> File::OpenForWrite(const std::string& path) {
   return file;
 }
 
+absl::StatusOr<File> File::Duplicate() const {
+  File file;
+  file.path_ = path_;
+  file.fd_ = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
+  if (file.fd_ < 0) return ErrnoStatus(errno, absl::StrCat("open ", path_));
+  if (absl::Status status = file.Examine(); !status.ok()) return status;
+  return file;
+}
+
 absl::Status File::Truncate(uint64_t bytes) const {
   if (ftruncate(fd_, static_cast<off_t>(bytes)) == 0) return absl::OkStatus();
   return ErrnoStatus(errno, absl::StrCat("size ", path_));

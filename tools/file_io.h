@@ -40,6 +40,9 @@ class File {
   // kAborted when it is in use (mounted, mapped, or written by another of us).
   static absl::StatusOr<File> OpenForWrite(const std::string& path);
 
+  // The same open file once more.
+  absl::StatusOr<File> Duplicate() const;
+
   // Sets the size of a regular file; Resize has size_bytes() follow.
   absl::Status Truncate(uint64_t bytes) const;
   absl::Status Resize(uint64_t bytes);

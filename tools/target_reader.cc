@@ -22,12 +22,13 @@ bool ByBlock(const cow::ScratchEntry& a, const cow::ScratchEntry& b) {
 
 }  // namespace
 
-TargetReader::TargetReader(const CowFile& cow, const File& base,
+TargetReader::TargetReader(const CowFile& cow, const File* base,
                            const File* source)
     : cow_(&cow),
-      base_(&base),
-      source_(source != nullptr ? source : &base),
-      target_bytes_(cow::TargetBytes(*cow.image, base.size_bytes())),
+      base_(base),
+      source_(source != nullptr ? source : base),
+      target_bytes_(cow::TargetBytes(*cow.image,
+                                     base != nullptr ? base->size_bytes() : 0)),
       codec_(cow::Codec::Create(cow.image->compressions)),
       staged_(cow.image->progress.scratch),
       stored_(cow.image->stored_bytes_max),
@@ -51,7 +52,7 @@ absl::StatusOr<TargetReader> TargetReader::Create(const CowFile& cow,
         source->path(), ": wrong source: it has ", source->size_bytes(),
         " bytes, the COW file reads it up to ", cow.image->source_end_bytes));
   }
-  TargetReader reader(cow, base, source);
+  TargetReader reader(cow, &base, source);
   if (reader.codec_ == nullptr) {
     return absl::ResourceExhaustedError("no memory for a decompressor");
   }
@@ -82,6 +83,14 @@ absl::Status TargetReader::Read(const File& file,
 
 absl::Status TargetReader::ReadCow(uint64_t offset, ByteSpan out) const {
   return Read(cow_->file, cow_mapping_, offset, out);
+}
+
+absl::StatusOr<TargetReader> TargetReader::CreateForUnits(const CowFile& cow) {
+  TargetReader reader(cow, nullptr, nullptr);
+  if (reader.codec_ == nullptr) {
+    return absl::ResourceExhaustedError("no memory for a decompressor");
+  }
+  return reader;
 }
 
 std::optional<cow::Index::Found> TargetReader::FindPending(

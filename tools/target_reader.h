@@ -37,6 +37,9 @@ class TargetReader {
                                              const File& base,
                                              const File* source = nullptr);
 
+  // For ReadUnit alone: no base is needed.
+  static absl::StatusOr<TargetReader> CreateForUnits(const CowFile& cow);
+
   // From now on the files are read through mappings: for many small reads all
   // over the image. The files' pages count as this process's memory then.
   absl::Status UseMappings();
@@ -85,7 +88,7 @@ class TargetReader {
     std::vector<uint8_t> bytes;
   };
 
-  TargetReader(const CowFile& cow, const File& base, const File* source);
+  TargetReader(const CowFile& cow, const File* base, const File* source);
 
   absl::StatusOr<const CachedPage*> FindPage(uint32_t op_number);
   // The piece at `block`; bytes that are read for it go to `room`, which has

@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
+#include "tools/cow_convert.h"
 #include "tools/cow_create.h"
 #include "tools/cow_extract.h"
 #include "tools/file_io.h"
@@ -102,7 +103,8 @@ absl::Status ParseLabelFlag(std::optional<uint64_t>* label) {
   return absl::OkStatus();
 }
 
-absl::Status TakeCreateFlags(CreateOptions* options) {
+// How the file is to be; also for convert.
+absl::Status TakeCreateFlags(WriteFormat* options) {
   const absl::StatusOr<cow::CompressionSpec> compression =
       cow::ParseCompression(absl::GetFlag(FLAGS_compression));
   if (!compression.ok()) return compression.status();
@@ -127,6 +129,7 @@ absl::Status TakeCreateFlags(CreateOptions* options) {
   }
   options->extension = !absl::GetFlag(FLAGS_no_extension);
   options->threads = DefaultThreads();
+  options->progress = !absl::GetFlag(FLAGS_quiet);
   return absl::OkStatus();
 }
 
@@ -148,6 +151,28 @@ absl::Status CowCreate(const std::vector<std::string>& arguments) {
   const absl::StatusOr<CreateSummary> summary = CreateCow(options);
   if (!summary.ok()) return summary.status();
   if (!absl::GetFlag(FLAGS_quiet)) PrintSummary(options.output_path, *summary);
+  return absl::OkStatus();
+}
+
+absl::Status CowConvert(const std::vector<std::string>& arguments) {
+  if (arguments.size() != 1) {
+    return absl::InvalidArgumentError("cow convert needs one COW file");
+  }
+  if (absl::Status status = NeedOutput(); !status.ok()) return status;
+  ConvertOptions options;
+  absl::Status status = TakeCreateFlags(&options);
+  if (!status.ok()) return status;
+  options.input_path = arguments[0];
+  options.output_path = absl::GetFlag(FLAGS_o);
+  options.force = absl::GetFlag(FLAGS_force);
+  RemoveTemporariesOnSignal();
+  const absl::StatusOr<CreateSummary> summary = ConvertCow(options);
+  if (!summary.ok()) return summary.status();
+  if (!absl::GetFlag(FLAGS_quiet)) {
+    std::printf("%s: %s, %llu ops\n", options.output_path.c_str(),
+                FormatBytes(summary->cow_bytes).c_str(),
+                static_cast<unsigned long long>(summary->op_count));
+  }
   return absl::OkStatus();
 }
 

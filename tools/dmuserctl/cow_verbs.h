@@ -19,7 +19,9 @@ namespace dmu::tools {
 
 absl::Status CowCreate(const std::vector<std::string>& arguments);
 absl::Status CowEstimate(const std::vector<std::string>& arguments);
+absl::Status CowConvert(const std::vector<std::string>& arguments);
 absl::Status CowInspect(const std::vector<std::string>& arguments);
+absl::Status CowVerify(const std::vector<std::string>& arguments);
 absl::Status CowExtract(const std::vector<std::string>& arguments);
 absl::Status CowMerge(const std::vector<std::string>& arguments);
 

@@ -35,6 +35,14 @@ constexpr Verb kVerbs[] = {
      "Versions 1 to 3, made by whomever. --map shows what the blocks of the\n"
      "image are, --ops and --order list the ops.\n",
      "json ops order map label", CowInspect},
+    {"cow verify", "FILE.cow [--base IMG]",
+     "check everything in a COW file, and that IMG is its base",
+     "Structure, every unit of data and the merge order; with --base also "
+     "that\n"
+     "both together give the whole target image, at any state of the merge.\n"
+     "Says what is wrong where. Nothing is changed. Status 3: the file is\n"
+     "corrupt, 4: the base is another one, or not as the file says.\n",
+     "base json quiet", CowVerify},
     {"cow extract", "FILE.cow --base IMG -o OUT.img", "write the target image",
      "The base may be untouched, or in any state of the merge that FILE.cow\n"
      "records. Neither is changed.\n",
@@ -47,6 +55,12 @@ constexpr Verb kVerbs[] = {
      "the daemon or Android began is gone on with, and the other way round.\n"
      "An image file is grown or cut to the target's size.\n",
      "base dry_run json quiet", CowMerge},
+    {"cow convert", "FILE.cow -o OUT.cow",
+     "rewrite a COW file in another version, compressor or unit size",
+     "The new file leads from the same base to the same target; labels are\n"
+     "dropped. Only a file whose merge has not begun can be converted.\n",
+     "o version compression unit cluster_ops no_extension force quiet",
+     CowConvert},
     {"map", "NAME (--cow FILE.cow --base DEV | --file FILE | --null BYTES)",
      "make /dev/mapper/NAME, served by dmuserd",
      "With --cow the device reads as the target image, and is read-only.\n",
