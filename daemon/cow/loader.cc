@@ -453,6 +453,15 @@ absl::Status Loader::CheckTotals() const {
         ext.base_bytes));
   }
   if (!ext.complete || image.partial) return absl::OkStatus();
+  // What the base does not have must come from ops.
+  if (ext.target_bytes > ext.base_bytes &&
+      image.merge_bytes <
+          (ext.target_bytes - ext.base_bytes) / kBlockBytes * kBlockBytes) {
+    return absl::DataLossError(absl::StrFormat(
+        "the target has %u bytes, the base %u, but the ops give only %u; the "
+        "file is corrupt",
+        ext.target_bytes, ext.base_bytes, image.merge_bytes));
+  }
   if (ext.data_end != image.data_end) {
     return absl::DataLossError(absl::StrFormat(
         "the data ends at %u, the extension record says %u; the file is "
