@@ -54,13 +54,19 @@ absl::Status Differ::FindSources() {
   absl::Status status =
       FindExactSources(old_, new_, threads_, &comparison_, &sources_);
   if (!status.ok()) return status;
-  return FindNearSources(old_, new_, threads_, kNearBudgetBytes, &comparison_,
-                         &sources_, &gains_);
+  return FindNearSources(old_, new_, threads_, NearBudgetBytes(old_.blocks),
+                         &comparison_, &sources_, &gains_);
 }
 
 void Differ::Order() {
   std::vector<BlockKind>& kinds = comparison_.kinds;
+  const auto count = static_cast<size_t>(
+      std::count_if(kinds.begin(), kinds.end(), [](BlockKind kind) {
+        return kind == BlockKind::kCopy || kind == BlockKind::kXor;
+      }));
+  plan_.ordered.reserve(count);
   std::vector<uint16_t> losses;
+  losses.reserve(count);
   for (uint32_t b = 0; b < new_.blocks; ++b) {
     const bool is_xor = kinds[b] == BlockKind::kXor;
     if (!is_xor && kinds[b] != BlockKind::kCopy) continue;

@@ -122,6 +122,10 @@ void UnitPipeline::Make(cow::Compressor* compressor, Slot* slot) const {
     item.compressed_bytes = format_.always
                                 ? compressor->CompressAlways(raw, out)
                                 : compressor->Compress(raw, out);
+    if (format_.always && item.compressed_bytes == 0) {
+      slot->status = absl::ResourceExhaustedError("no memory to compress");
+      return;
+    }
     item.check = cow::UnitCheck(
         item.compressed_bytes == 0 ? raw : out.first(item.compressed_bytes));
   }
