@@ -124,6 +124,14 @@ TEST(DiffNearTest, ContentsThatMovedByAnyNumberOfBytes) {
   }
 }
 
+TEST(DiffNearTest, AnEmptyOldImage) {
+  std::mt19937 rng(16);
+  const Pair pair{{}, RandomBytes(&rng, 3 * size_t{kBlockBytes})};
+  const DiffPlan plan = Plan(pair, 2);
+  EXPECT_EQ(plan.replace_blocks, 3u);
+  EXPECT_TRUE(plan.ordered.empty());
+}
+
 TEST(DiffNearTest, AnOldImageOfOneBlock) {
   std::mt19937 rng(12);
   const Bytes old_image = RandomBytes(&rng, kBlockBytes);
