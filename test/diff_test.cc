@@ -144,6 +144,7 @@ void ExpectSamePlan(const DiffPlan& a, const DiffPlan& b) {
   EXPECT_EQ(a.base_digest, b.base_digest);
   EXPECT_EQ(a.target_digest, b.target_digest);
   EXPECT_EQ(a.target_checks, b.target_checks);
+  EXPECT_EQ(a.samples, b.samples);
 }
 
 TEST(DiffTest, TheSameOnAnyNumberOfThreads) {
@@ -152,6 +153,46 @@ TEST(DiffTest, TheSameOnAnyNumberOfThreads) {
     const DiffPlan one = Plan(pair, 1);
     ExpectSamePlan(one, Plan(pair, 2));
     ExpectSamePlan(one, Plan(pair, 5));
+  }
+}
+
+uint64_t Xxh(const uint8_t* bytes, size_t size) {
+  return XXH3_64bits(bytes, size);
+}
+
+std::vector<uint64_t> HashesOf(const Bytes& image) {
+  std::vector<uint64_t> hashes;
+  for (size_t at = 0; at < image.size(); at += kBlockBytes) {
+    hashes.push_back(Xxh(&image[at], kBlockBytes));
+  }
+  return hashes;
+}
+
+uint64_t DigestOf(const uint64_t* hashes, size_t count) {
+  return Xxh(reinterpret_cast<const uint8_t*>(hashes), count * 8);
+}
+
+TEST(DiffTest, SamplesOfWhatStaysAndOfWhatDoesNot) {
+  std::mt19937 rng(9);
+  for (const size_t kept : {0u, 10u, 400u, 500u}) {
+    Pair pair{RandomBytes(&rng, 500 * size_t{kBlockBytes}), {}};
+    std::fill_n(pair.old_image.begin(), 20 * kBlockBytes, uint8_t{0});
+    pair.new_image = RandomBytes(&rng, pair.old_image.size());
+    std::copy_n(pair.old_image.begin(), kept * kBlockBytes,
+                pair.new_image.begin());
+    const std::vector<uint64_t> hashes = HashesOf(pair.old_image);
+    const DiffPlan plan = Plan(pair, 2);
+    EXPECT_EQ(plan.samples.size(), kept == 400 ? 64u : 32u);
+    size_t stay = 0;
+    uint32_t next = 20;  // those before are zeros
+    for (const DiffPlan::Sample& sample : plan.samples) {
+      EXPECT_GE(sample.block, next);
+      next = sample.block + 1;
+      ASSERT_LT(sample.block, 500u);
+      EXPECT_EQ(sample.check, static_cast<uint32_t>(hashes[sample.block]));
+      stay += sample.block < kept;
+    }
+    EXPECT_EQ(stay, kept >= 400 ? 32u : 0u);
   }
 }
 
@@ -175,22 +216,6 @@ TEST(DiffTest, TheSameOnAnyNumberOfThreadsInManyChunks) {
     ExpectSamePlan(one, Plan(pair, 2));
     ExpectSamePlan(one, Plan(pair, 5));
   }
-}
-
-uint64_t Xxh(const uint8_t* bytes, size_t size) {
-  return XXH3_64bits(bytes, size);
-}
-
-std::vector<uint64_t> HashesOf(const Bytes& image) {
-  std::vector<uint64_t> hashes;
-  for (size_t at = 0; at < image.size(); at += kBlockBytes) {
-    hashes.push_back(Xxh(&image[at], kBlockBytes));
-  }
-  return hashes;
-}
-
-uint64_t DigestOf(const uint64_t* hashes, size_t count) {
-  return Xxh(reinterpret_cast<const uint8_t*>(hashes), count * 8);
 }
 
 TEST(DiffTest, DigestsAndChecksOfBothImages) {

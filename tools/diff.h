@@ -61,6 +61,17 @@ struct DiffPlan {
   uint64_t base_digest = 0;
   uint64_t target_digest = 0;
   std::vector<uint32_t> target_checks;
+
+  // Blocks of the old image that are not zeros, by which it is known again;
+  // check: low half of XXH3-64. As many of blocks that stay, which are there
+  // after a merge too, as of blocks that do not, which tell it from a sibling.
+  struct Sample {
+    uint32_t block;
+    uint32_t check;
+    bool operator==(const Sample&) const = default;
+  };
+  static constexpr uint32_t kSamplesMax = 64;
+  std::vector<Sample> samples;  // ascending
 };
 
 // done(bytes): so many bytes of the images were worked off; about the sum of
