@@ -3,14 +3,11 @@
 // cow_create.cc - see cow_create.h: checks, plan, write, judge, rename.
 #include "tools/cow_create.h"
 
-#include <algorithm>
 #include <memory>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
-#include "daemon/cow/unit_check.h"
 #include "daemon/cow/writer.h"
 #include "tools/cow_file.h"
 #include "tools/diff.h"

@@ -6,10 +6,11 @@
 // and the digests of both images. Not: units, compression, the file
 // (cow_create.h). The result depends on the images only, not on the number of
 // threads.
-// Memory: at its peak 40 bytes per block of images of one size,
-// kNearBudgetBytes for near matches and 0.6 MiB per thread; of a 64 GiB image
-// 640 MiB. Images are read, not mapped, so that a bad disk is an error and not
-// a signal.
+// Memory: for two images of one size 8 MiB, or 8 bytes per block if that is
+// more, for samples, and beside them at most 40 bytes per block; or 60 bytes
+// per block that is copied or xored, while these are ordered. 0.5 MiB per
+// thread. That is 14 MiB for images of 512 MiB, 0.8 to 1 GiB for 64 GiB.
+// Images are read, not mapped, so that a bad disk is an error and not a signal.
 #ifndef TOOLS_DIFF_H_
 #define TOOLS_DIFF_H_
 
