@@ -152,7 +152,7 @@ TEST(DiffOrderTest, RunsStayWhole) {
 // Neither depth nor knots may cost more than a moment: a recursion would end
 // the stack, a search that begins anew after each cycle the patience.
 TEST(DiffOrderTest, LargeGraphs) {
-  constexpr uint32_t kBlocks = 1 << 20;
+  constexpr uint32_t kBlocks = 1 << 18;
   std::mt19937 rng(2);
   std::vector<uint32_t> shuffled(kBlocks);
   for (uint32_t b = 0; b < kBlocks; ++b) shuffled[b] = b;

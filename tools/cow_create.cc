@@ -3,14 +3,11 @@
 // cow_create.cc - see cow_create.h: checks, plan, write, judge, rename.
 #include "tools/cow_create.h"
 
-#include <algorithm>
 #include <memory>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
-#include "daemon/cow/unit_check.h"
 #include "daemon/cow/writer.h"
 #include "tools/cow_file.h"
 #include "tools/cow_write.h"
@@ -72,42 +69,15 @@ absl::Status CheckNotAnInput(const std::string& output, const File& old_file,
   return absl::OkStatus();
 }
 
-bool IsZero(ConstByteSpan block) {
-  return std::all_of(block.begin(), block.end(),
-                     [](uint8_t byte) { return byte == 0; });
-}
-
-// Blocks all over the old image by which it is known again. Zeros say nothing:
-// instead the next block that is not, if it is near.
-absl::StatusOr<std::vector<cow::Sample>> SamplesOf(const File& old_file) {
-  constexpr uint64_t kTries = 64;
-  const uint64_t blocks = old_file.size_bytes() / kBlockBytes;
-  const uint64_t count = std::min<uint64_t>(blocks, cow::kSamplesMax);
-  std::vector<cow::Sample> samples;
-  uint8_t block[kBlockBytes];
-  for (uint64_t i = 0; i < count; ++i) {
-    const uint64_t begin = blocks * i / count;
-    const uint64_t end = std::min(blocks * (i + 1) / count, begin + kTries);
-    for (uint64_t at = begin; at < end; ++at) {
-      absl::Status status = old_file.ReadAt(at * kBlockBytes, block);
-      if (!status.ok()) return status;
-      if (IsZero(block)) continue;
-      samples.push_back({static_cast<uint32_t>(at), cow::UnitCheck(block)});
-      break;
-    }
-  }
-  return samples;
-}
-
-absl::StatusOr<cow::ImageFacts> FactsOf(const DiffPlan& plan,
-                                        const File& old_file) {
+cow::ImageFacts FactsOf(const DiffPlan& plan) {
   cow::ImageFacts facts;
   facts.base_digest = plan.base_digest;
   facts.target_digest = plan.target_digest;
   facts.target_checks = plan.target_checks;
-  absl::StatusOr<std::vector<cow::Sample>> samples = SamplesOf(old_file);
-  if (!samples.ok()) return samples.status();
-  facts.samples = *std::move(samples);
+  static_assert(DiffPlan::kSamplesMax <= cow::kSamplesMax);
+  for (const DiffPlan::Sample& sample : plan.samples) {
+    facts.samples.push_back({sample.block, sample.check});
+  }
   return facts;
 }
 
@@ -125,10 +95,9 @@ absl::StatusOr<CreateSummary> WriteCow(const CreateOptions& options,
                                        const File& new_file, cow::Sink* sink) {
   absl::StatusOr<DiffPlan> plan = Plan(old_file, new_file, options);
   if (!plan.ok()) return plan.status();
-  const absl::StatusOr<cow::ImageFacts> facts = FactsOf(*plan, old_file);
-  if (!facts.ok()) return facts.status();
+  const cow::ImageFacts facts = FactsOf(*plan);
   return WritePlan({*plan, ImageOf(old_file), ImageOf(new_file),
-                    old_file.size_bytes(), new_file.size_bytes(), *facts},
+                    old_file.size_bytes(), new_file.size_bytes(), facts},
                    options, sink);
 }
 

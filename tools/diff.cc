@@ -26,6 +26,36 @@ uint64_t DigestOf(const std::vector<uint64_t>& hashes) {
                     hashes.size() * sizeof(uint64_t)));
 }
 
+// At equal distances among the old image's blocks of one class.
+void TakeSamples(const Comparison& comparison, bool same,
+                 std::vector<DiffPlan::Sample>* samples) {
+  constexpr uint64_t kWanted = DiffPlan::kSamplesMax / 2;
+  const auto counts = [&](uint32_t b) {
+    const bool stays =
+        b < comparison.kinds.size() && comparison.kinds[b] == BlockKind::kSame;
+    return stays == same && comparison.old_hashes[b] != comparison.zero_hash;
+  };
+  const auto blocks = static_cast<uint32_t>(comparison.old_hashes.size());
+  uint64_t count = 0;
+  for (uint32_t b = 0; b < blocks; ++b) count += counts(b);
+  uint64_t seen = 0;
+  uint64_t taken = 0;
+  for (uint32_t b = 0; b < blocks && taken < kWanted; ++b) {
+    if (!counts(b) || seen++ * kWanted < taken * count) continue;
+    samples->push_back({b, static_cast<uint32_t>(comparison.old_hashes[b])});
+    ++taken;
+  }
+}
+
+std::vector<DiffPlan::Sample> SamplesOf(const Comparison& comparison) {
+  std::vector<DiffPlan::Sample> samples;
+  TakeSamples(comparison, true, &samples);
+  TakeSamples(comparison, false, &samples);
+  std::sort(samples.begin(), samples.end(),
+            [](const auto& a, const auto& b) { return a.block < b.block; });
+  return samples;
+}
+
 class Differ {
  public:
   Differ(const DiffImage& old_image, const DiffImage& new_image,
@@ -54,13 +84,19 @@ absl::Status Differ::FindSources() {
   absl::Status status =
       FindExactSources(old_, new_, threads_, &comparison_, &sources_);
   if (!status.ok()) return status;
-  return FindNearSources(old_, new_, threads_, kNearBudgetBytes, &comparison_,
-                         &sources_, &gains_);
+  return FindNearSources(old_, new_, threads_, NearBudgetBytes(old_.blocks),
+                         &comparison_, &sources_, &gains_);
 }
 
 void Differ::Order() {
   std::vector<BlockKind>& kinds = comparison_.kinds;
+  const auto count = static_cast<size_t>(
+      std::count_if(kinds.begin(), kinds.end(), [](BlockKind kind) {
+        return kind == BlockKind::kCopy || kind == BlockKind::kXor;
+      }));
+  plan_.ordered.reserve(count);
   std::vector<uint16_t> losses;
+  losses.reserve(count);
   for (uint32_t b = 0; b < new_.blocks; ++b) {
     const bool is_xor = kinds[b] == BlockKind::kXor;
     if (!is_xor && kinds[b] != BlockKind::kCopy) continue;
@@ -105,6 +141,7 @@ absl::StatusOr<DiffPlan> Differ::Run(
   plan_.base_digest = DigestOf(comparison_.old_hashes);
   plan_.target_digest = DigestOf(comparison_.new_hashes);
   plan_.target_checks = std::move(comparison_.target_checks);
+  plan_.samples = SamplesOf(comparison_);
   comparison_.old_hashes = {};
   comparison_.new_hashes = {};
   if (comparison_.any_replace) Order();

@@ -6,10 +6,11 @@
 // and the digests of both images. Not: units, compression, the file
 // (cow_create.h). The result depends on the images only, not on the number of
 // threads.
-// Memory: at its peak 40 bytes per block of images of one size,
-// kNearBudgetBytes for near matches and 0.6 MiB per thread; of a 64 GiB image
-// 640 MiB. Images are read, not mapped, so that a bad disk is an error and not
-// a signal.
+// Memory: for two images of one size 8 MiB, or 8 bytes per block if that is
+// more, for samples, and beside them at most 40 bytes per block; or 60 bytes
+// per block that is copied or xored, while these are ordered. 0.5 MiB per
+// thread. That is 14 MiB for images of 512 MiB, 0.8 to 1 GiB for 64 GiB.
+// Images are read, not mapped, so that a bad disk is an error and not a signal.
 #ifndef TOOLS_DIFF_H_
 #define TOOLS_DIFF_H_
 
@@ -61,6 +62,17 @@ struct DiffPlan {
   uint64_t base_digest = 0;
   uint64_t target_digest = 0;
   std::vector<uint32_t> target_checks;
+
+  // Blocks of the old image that are not zeros, by which it is known again;
+  // check: low half of XXH3-64. As many of blocks that stay, which are there
+  // after a merge too, as of blocks that do not, which tell it from a sibling.
+  struct Sample {
+    uint32_t block;
+    uint32_t check;
+    bool operator==(const Sample&) const = default;
+  };
+  static constexpr uint32_t kSamplesMax = 64;
+  std::vector<Sample> samples;  // ascending
 };
 
 // done(bytes): so many bytes of the images were worked off; about the sum of

@@ -295,6 +295,7 @@ absl::Status FindNearSources(const DiffImage& old_image,
                              uint64_t budget_bytes, Comparison* comparison,
                              std::vector<uint64_t>* sources,
                              std::vector<uint16_t>* gains) {
+  if (old_image.blocks == 0) return absl::OkStatus();
   NearFinder finder(old_image, new_image, comparison, sources, gains);
   const uint64_t lost = finder.MarkLost();
   SampleTable table(OffsetOf(lost), budget_bytes);

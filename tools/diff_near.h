@@ -9,6 +9,7 @@
 #ifndef TOOLS_DIFF_NEAR_H_
 #define TOOLS_DIFF_NEAR_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -18,9 +19,11 @@
 
 namespace dmu::tools {
 
-// Largest table of samples. What is searched is sampled the more thinly the
-// more there is of it.
-inline constexpr uint64_t kNearBudgetBytes = uint64_t{8} << 20;
+// Largest table of samples for an old image of so many blocks. What is searched
+// is sampled the more thinly the more there is of it.
+constexpr uint64_t NearBudgetBytes(uint32_t old_blocks) {
+  return std::max<uint64_t>(uint64_t{8} << 20, uint64_t{8} * old_blocks);
+}
 
 // Makes an xor of each replace for which that is likely to be smaller, sets its
 // source (bytes) and its gain: stored bytes that it saves, about.

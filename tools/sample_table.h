@@ -37,6 +37,8 @@ class SampleTable {
     slots_ = std::vector<std::atomic<uint64_t>>(slots);
   }
 
+  uint64_t memory_bytes() const { return slots_.size() * sizeof(slots_[0]); }
+
   // Calls sample(i) for each sampled position among the first `positions`
   // bytes; kWindowBytes - 1 more must be readable.
   template <class Callback>

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "daemon/base/check.h"
 #include "daemon/cow/unit_check.h"
@@ -14,16 +13,10 @@
 namespace dmu::tools {
 namespace {
 
-constexpr unsigned kSlotsPerThread = 4;
-constexpr size_t kXorsPerSlot = 16;
-
-// Of the n-th xor, in the buffers of a slot: as it is, and compressed.
-uint32_t OffsetInSlot(size_t n) {
-  return static_cast<uint32_t>(n) * kBlockBytes;
-}
-uint32_t CompressedOffset(size_t n) {
-  return static_cast<uint32_t>(n) * cow::Compressor::BoundBytes(kBlockBytes);
-}
+constexpr unsigned kSlotsPerThread = 8;
+// Small units go through the threads together: handing over one by one would
+// cost as much as compressing it.
+constexpr uint32_t kPieceBytes = 64 * 1024;
 
 }  // namespace
 
@@ -65,41 +58,50 @@ UnitPipeline::~UnitPipeline() {
     const std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
   }
-  changed_.notify_all();
+  slot_free_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+}
+
+bool UnitPipeline::NextItem(Item* item) {
+  *item = Item();
+  while (next_ordered_ < plan_.ordered.size()) {
+    const DiffPlan::Ordered& op = plan_.ordered[next_ordered_++];
+    if (!op.is_xor) continue;
+    item->unit.new_block = op.new_block;
+    item->source_bytes = op.source_bytes;
+    return true;
+  }
+  return cutter_.Next(&item->unit);
+}
+
+uint32_t UnitPipeline::StoredBytesMax(uint32_t unit_bytes) const {
+  return format_.always ? cow::Compressor::BoundBytes(unit_bytes) : unit_bytes;
 }
 
 bool UnitPipeline::Claim(Slot* slot) {
   slot->status = absl::OkStatus();
-  slot->xors.clear();
-  slot->made.clear();
-  while (next_ordered_ < plan_.ordered.size() &&
-         slot->xors.size() < kXorsPerSlot) {
-    const DiffPlan::Ordered& op = plan_.ordered[next_ordered_++];
-    if (!op.is_xor) continue;
-    slot->made.push_back({{op.new_block, 0}, OffsetInSlot(slot->xors.size())});
-    slot->xors.push_back(op);
+  slot->items.clear();
+  slot->raw_bytes = 0;
+  slot->compressed_bytes = 0;
+  for (Item item; slot->raw_bytes < kPieceBytes && NextItem(&item);) {
+    const auto bytes = static_cast<uint32_t>(item.unit.bytes());
+    item.raw_offset = slot->raw_bytes;
+    slot->raw_bytes += bytes;
+    item.compressed_offset = slot->compressed_bytes;
+    slot->compressed_bytes += StoredBytesMax(bytes);
+    slot->items.push_back(item);
   }
-  if (!slot->xors.empty()) return true;
-  UnitCutter::Unit unit;
-  if (!cutter_.Next(&unit)) return false;
-  slot->made.push_back({unit});
-  return true;
+  return !slot->items.empty();
 }
 
-absl::Status UnitPipeline::ReadXors(Slot* slot) const {
+absl::Status UnitPipeline::Read(const Item& item, ByteSpan raw) const {
+  absl::Status status =
+      new_.read(uint64_t{item.unit.new_block} * kBlockBytes, raw);
+  if (!status.ok() || item.source_bytes == kNotXor) return status;
   uint8_t old_bytes[kBlockBytes];
-  for (size_t i = 0; i < slot->xors.size(); ++i) {
-    const DiffPlan::Ordered& op = slot->xors[i];
-    const ByteSpan out(slot->raw.data() + OffsetInSlot(i), kBlockBytes);
-    absl::Status status = old_.read(op.source_bytes, old_bytes);
-    if (status.ok()) {
-      status = new_.read(uint64_t{op.new_block} * kBlockBytes, out);
-    }
-    if (!status.ok()) return status;
-    for (uint32_t b = 0; b < kBlockBytes; ++b) out[b] ^= old_bytes[b];
-  }
-  return absl::OkStatus();
+  status = old_.read(item.source_bytes, old_bytes);
+  for (uint32_t i = 0; i < kBlockBytes; ++i) raw[i] ^= old_bytes[i];
+  return status;
 }
 
 void UnitPipeline::Make(cow::Compressor* compressor, Slot* slot) const {
@@ -107,35 +109,25 @@ void UnitPipeline::Make(cow::Compressor* compressor, Slot* slot) const {
     slot->status = absl::ResourceExhaustedError("no memory for a compressor");
     return;
   }
-  const UnitCutter::Unit& last = slot->made.back().unit;
-  const uint64_t bytes = slot->made.back().offset + last.bytes();
-  if (slot->raw.size() < bytes) {
-    slot->raw.resize(bytes);
-    // Every unit alone has its bound; together they have no more.
-    slot->compressed.resize(std::max<size_t>(
-        CompressedOffset(kXorsPerSlot),
-        cow::Compressor::BoundBytes(static_cast<uint32_t>(last.bytes()))));
+  if (slot->raw.size() < slot->raw_bytes) slot->raw.resize(slot->raw_bytes);
+  if (slot->compressed.size() < slot->compressed_bytes) {
+    slot->compressed.resize(slot->compressed_bytes);
   }
-  if (slot->xors.empty()) {
-    slot->status = new_.read(uint64_t{last.new_block} * kBlockBytes,
-                             ByteSpan(slot->raw.data(), bytes));
-  } else {
-    slot->status = ReadXors(slot);
-  }
-  if (!slot->status.ok()) return;
-  for (size_t i = 0; i < slot->made.size(); ++i) {
-    Made& made = slot->made[i];
-    const ByteSpan raw(slot->raw.data() + made.offset, made.unit.bytes());
-    uint8_t* const to = slot->compressed.data() + CompressedOffset(i);
-    const auto unit_bytes = static_cast<uint32_t>(raw.size());
-    const ByteSpan out(to, format_.always
-                               ? cow::Compressor::BoundBytes(unit_bytes)
-                               : unit_bytes);
-    made.compressed_bytes = format_.always
+  for (Item& item : slot->items) {
+    const ByteSpan raw(slot->raw.data() + item.raw_offset, item.unit.bytes());
+    const ByteSpan out(slot->compressed.data() + item.compressed_offset,
+                       StoredBytesMax(static_cast<uint32_t>(raw.size())));
+    slot->status = Read(item, raw);
+    if (!slot->status.ok()) return;
+    item.compressed_bytes = format_.always
                                 ? compressor->CompressAlways(raw, out)
                                 : compressor->Compress(raw, out);
-    made.check = cow::UnitCheck(
-        made.compressed_bytes == 0 ? raw : out.first(made.compressed_bytes));
+    if (format_.always && item.compressed_bytes == 0) {
+      slot->status = absl::ResourceExhaustedError("no memory to compress");
+      return;
+    }
+    item.check = cow::UnitCheck(
+        item.compressed_bytes == 0 ? raw : out.first(item.compressed_bytes));
   }
 }
 
@@ -144,44 +136,44 @@ void UnitPipeline::Work() {
       cow::Compressor::Create(format_.compression, format_.max_unit_bytes);
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    changed_.wait(
+    slot_free_.wait(
         lock, [this] { return stop_ || claimed_ - consumed_ < slots_.size(); });
     if (stop_) return;
-    Slot& slot = slots_[claimed_ % slots_.size()];
+    const uint64_t piece = claimed_;
+    Slot& slot = slots_[piece % slots_.size()];
     if (!Claim(&slot)) return;
     ++claimed_;
     lock.unlock();
     Make(compressor.get(), &slot);
     lock.lock();
     slot.ready = true;
-    changed_.notify_all();
+    if (piece == consumed_) slot_ready_.notify_one();
   }
 }
 
 absl::StatusOr<UnitPipeline::Stored> UnitPipeline::Next() {
   Slot* slot = &slots_[consumed_ % slots_.size()];
   // What the caller had last was the slot's last one: it is free now.
-  if (next_made_ != 0 && next_made_ == slot->made.size()) {
+  if (next_item_ != 0 && next_item_ == slot->items.size()) {
     const std::lock_guard<std::mutex> lock(mutex_);
     slot->ready = false;
     ++consumed_;
-    next_made_ = 0;
-    changed_.notify_all();
+    next_item_ = 0;
+    slot_free_.notify_one();
     slot = &slots_[consumed_ % slots_.size()];
   }
-  if (next_made_ == 0) {
+  if (next_item_ == 0) {
     std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [slot] { return slot->ready; });
+    slot_ready_.wait(lock, [slot] { return slot->ready; });
   }
   if (!slot->status.ok()) return slot->status;
-  const size_t i = next_made_++;
-  const Made& made = slot->made[i];
+  const Item& item = slot->items[next_item_++];
   const ConstByteSpan bytes =
-      made.compressed_bytes == 0
-          ? ConstByteSpan(slot->raw.data() + made.offset, made.unit.bytes())
-          : ConstByteSpan(slot->compressed.data() + CompressedOffset(i),
-                          made.compressed_bytes);
-  return Stored{made.unit, bytes, made.check};
+      item.compressed_bytes == 0
+          ? ConstByteSpan(slot->raw.data() + item.raw_offset, item.unit.bytes())
+          : ConstByteSpan(slot->compressed.data() + item.compressed_offset,
+                          item.compressed_bytes);
+  return Stored{item.unit, bytes, item.check};
 }
 
 }  // namespace dmu::tools

@@ -3,9 +3,9 @@
 // unit_pipeline.h - reads and compresses the data of a plan on all cores and
 // hands them over in order: first the xors, then the units of the rest.
 //
-// Memory: four pieces in flight per thread, raw and compressed; a piece is one
-// unit, or xors of as many bytes. The bytes of a unit do not depend on which
-// thread made it or when.
+// Memory: eight pieces in flight per thread, raw and compressed; a piece is 64
+// KiB of small units, or one larger unit. The bytes of a unit do not depend on
+// which thread made it or when.
 #ifndef TOOLS_UNIT_PIPELINE_H_
 #define TOOLS_UNIT_PIPELINE_H_
 
@@ -73,26 +73,34 @@ class UnitPipeline {
   absl::StatusOr<Stored> Next();
 
  private:
-  // Where the stored bytes of a unit are, in the slot's buffers.
-  struct Made {
+  static constexpr uint64_t kNotXor = UINT64_MAX;
+
+  // A unit of a piece, and where it is in the slot's buffers.
+  struct Item {
     UnitCutter::Unit unit;
-    uint32_t offset = 0;
+    uint64_t source_bytes = kNotXor;
+    uint32_t raw_offset = 0;
+    uint32_t compressed_offset = 0;
     uint32_t compressed_bytes = 0;  // 0: stored raw
     uint32_t check = 0;
   };
   struct Slot {
     absl::Status status;
-    std::vector<DiffPlan::Ordered> xors;  // else one unit
-    std::vector<Made> made;
+    std::vector<Item> items;
+    uint32_t raw_bytes = 0;         // of all items
+    uint32_t compressed_bytes = 0;  // most that they can become
     std::vector<uint8_t> raw;
     std::vector<uint8_t> compressed;
     bool ready = false;
   };
 
-  // Gives the slot the next piece of work; false at the end.
+  uint32_t StoredBytesMax(uint32_t unit_bytes) const;
+  // The next unit of the plan; false at the end.
+  bool NextItem(Item* item);
+  // Gives the slot the next piece; false at the end.
   bool Claim(Slot* slot);
   void Work();
-  absl::Status ReadXors(Slot* slot) const;
+  absl::Status Read(const Item& item, ByteSpan raw) const;
   void Make(cow::Compressor* compressor, Slot* slot) const;
 
   const DiffImage& old_;
@@ -102,14 +110,15 @@ class UnitPipeline {
   std::vector<Slot> slots_;  // piece n is made in slot n % size
 
   std::mutex mutex_;  // guards what follows and the slots' `ready`
-  std::condition_variable changed_;
+  std::condition_variable slot_free_;   // for the threads
+  std::condition_variable slot_ready_;  // for the consumer
   size_t next_ordered_ = 0;
   UnitCutter cutter_;
   uint64_t claimed_ = 0;   // pieces that threads took
   uint64_t consumed_ = 0;  // pieces whose slot is free again
   bool stop_ = false;
 
-  size_t next_made_ = 0;  // of slot `consumed_`; the consumer's alone
+  size_t next_item_ = 0;  // of slot `consumed_`; the consumer's alone
   std::vector<std::thread> threads_;
 };
 
