@@ -132,6 +132,26 @@ class TargetChecker {
   ProgressBar* const bar_;
 };
 
+// Every block of the target behind the base's end must come from an op.
+void CheckGaps(const cow::Image& image, const File& base, VerifyLog* log) {
+  uint64_t block = base.size_bytes() / kBlockBytes;
+  while (block < image.span_blocks) {
+    const auto found = image.index.Find(static_cast<uint32_t>(block));
+    if (!found.has_value()) {
+      Finding finding;
+      finding.kind = "base";
+      finding.message = absl::StrFormat(
+          "wrong base: block %u of the target comes from the base, which has "
+          "only %u bytes",
+          block, base.size_bytes());
+      finding.block = static_cast<int64_t>(block);
+      log->Add(Verdict::kWrongBase, std::move(finding));
+      return;
+    }
+    block = uint64_t{found->new_block} + found->span_blocks();
+  }
+}
+
 }  // namespace
 
 absl::Status VerifyBase(const CowFile& cow, const VerifyOptions& options,
@@ -160,6 +180,8 @@ absl::Status VerifyBase(const CowFile& cow, const VerifyOptions& options,
     report->warnings.push_back(
         "it says nothing of its target, so only that could be checked of the "
         "base what its ops read and its size");
+    CheckGaps(image, base, log);
+    return absl::OkStatus();
   }
   const uint64_t target_bytes = cow::TargetBytes(image, base.size_bytes());
   ProgressBar bar("checking image", options.progress, target_bytes);
