@@ -61,13 +61,15 @@ sim::Scenario MakeFile(uint32_t blocks, std::vector<Change> changes,
 }
 
 struct Files {
+  static constexpr size_t begin_state = cow::kHeaderBytesV3;
+
   explicit Files(sim::Scenario made)
       : scenario(std::move(made)),
         base(&store, scenario.base),
         cow(&store, scenario.cow) {}
 
-  // The commands of a merge to its end, without the two that begin each one
-  // and the reads of the op table; or what went wrong.
+  // The commands of a merge to its end, without those that begin each one and
+  // the reads of the op table; or what went wrong.
   std::string Merge(sim::MachineOptions options) {
     options.staging_blocks = std::max(options.staging_blocks, 2u);
     sim::MergeMachine machine(scenario, base, cow, options, 1);
@@ -82,6 +84,11 @@ struct Files {
       return "no begin: " + text;
     }
     text.erase(0, begin + flush.size());
+    // Where there is a state byte, it says first that a merge has begun.
+    const std::string mark = "mark 0+512" + flush;
+    const bool fresh = scenario.scratch && cow.Contents()[begin_state] == 0;
+    if ((text.rfind(mark, 0) == 0) != fresh) return "no mark: " + text;
+    if (fresh) text.erase(0, mark.size());
     for (size_t at; (at = text.find("read-ops")) != std::string::npos;) {
       text.erase(at, text.find('\n', at) + 1 - at);
     }
@@ -341,6 +348,8 @@ TEST_F(HandTest, AWindowWaitsForReadsOfItsSourcesOnly) {
   engine_->Start();
   EXPECT_EQ(Next(), "read-sector");
   EXPECT_EQ(Next(), "flush-cow");
+  EXPECT_EQ(Next(), "mark");
+  EXPECT_EQ(Next(), "flush-cow");
   EXPECT_EQ(Next(), "read-ops");
   EXPECT_EQ(Next(), "read-source");
   EXPECT_EQ(Next(), "wait-lease");
@@ -364,7 +373,7 @@ TEST_F(HandTest, AWindowWaitsForReadsOfItsSourcesOnly) {
 TEST_F(HandTest, AFailedFlushRepeatsTheWritesBeforeIt) {
   Make(MakeFile(4, {Copy(0, 2), Copy(1, 3)}, true));
   engine_->Start();
-  for (int i = 0; i < 4; ++i) Next();
+  for (int i = 0; i < 6; ++i) Next();
   EXPECT_EQ(Next(), "write-base");
   EXPECT_EQ(Next(IoStatus::kIoError), "flush-base");
   EXPECT_EQ(Next(), "stop");
@@ -382,7 +391,7 @@ TEST_F(HandTest, AFailedFlushRepeatsTheWritesBeforeIt) {
 TEST_F(HandTest, ACorruptUnitStopsTheWindowBeforeTheBase) {
   Make(MakeFile(4, {Replace(0), Replace(1), Zero(2)}, true));
   engine_->Start();
-  for (int i = 0; i < 3; ++i) Next();
+  for (int i = 0; i < 5; ++i) Next();
   EXPECT_EQ(Next(), "load-unit");
   EXPECT_EQ(Next(IoStatus::kCorrupt), "load-unit");
   EXPECT_EQ(Next(), "stop");
@@ -396,7 +405,7 @@ TEST_F(HandTest, ACorruptUnitStopsTheWindowBeforeTheBase) {
 TEST_F(HandTest, PauseStopsAtTheNextEdgeAndStartGoesOn) {
   Make(MakeFile(4, {Zero(0), Copy(1, 2)}, true));
   engine_->Start();
-  for (int i = 0; i < 3; ++i) Next();
+  for (int i = 0; i < 5; ++i) Next();
   engine_->Pause();
   EXPECT_EQ(Next(), "zero-base");
   EXPECT_EQ(Next(), "flush-base");

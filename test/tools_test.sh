@@ -57,6 +57,49 @@ assert seen["merge"]["merged_ops"] == 0, seen
 "$ctl" cow inspect a.cow >inspect.txt
 grep -q 'complete *yes' inspect.txt || fail "inspect: $(cat inspect.txt)"
 
+# Version 2, and from one to the other.
+for flags in '--compression gz,1' '--compression lz4 --cluster-ops 0' \
+  '--compression brotli,2 --cluster-ops 2' '--compression none'; do
+  # shellcheck disable=SC2086 # several words
+  "$ctl" cow create old.img new.img -o v2.cow --quiet --force --version 2 $flags
+  "$ctl" cow verify v2.cow --base old.img --quiet || fail "verify $flags"
+  "$ctl" cow convert v2.cow -o v3.cow --quiet --force --unit 64
+  "$ctl" cow convert v3.cow -o w2.cow --quiet --force --version 2
+  for made in v2 v3 w2; do
+    "$ctl" cow extract "$made.cow" --base old.img -o out.img --quiet --force
+    cmp out.img new.img || fail "$made.cow of $flags"
+  done
+done
+"$ctl" cow create old.img new.img -o plain.cow --quiet --no-extension
+"$ctl" cow inspect plain.cow --json | grep -q '"known_complete": false' ||
+  fail "a file without extension says that it is complete"
+"$ctl" cow extract a.cow --base old.img -o out.img --quiet --force --range 3,9
+cmp -n $((9 * 512)) -i $((3 * 512)):0 new.img out.img || fail "--range"
+[[ $(stat -c %s out.img) -eq $((9 * 512)) ]] || fail "--range has another size"
+"$ctl" cow estimate old.img new.img --quiet --json --unit 256 \
+  --compression zstd >estimate.json
+[[ $(python3 -c 'import json; print(json.load(open("estimate.json"))[
+  "cow_bytes"])') -eq $(stat -c %s a.cow) ]] || fail "estimate is not exact"
+"$ctl" cow inspect a.cow --order --ops --map >inspect.txt
+grep -q '^map of' inspect.txt || fail "inspect --map"
+
+# Merged without a kernel: a trial that changes nothing, then in pieces, with
+# signals in between.
+cp old.img base.img
+cp a.cow work.cow
+"$ctl" cow merge work.cow --base base.img --dry-run --quiet
+cmp base.img old.img || fail "a dry run wrote to the base"
+cmp work.cow a.cow || fail "a dry run wrote to the COW file"
+got=0
+"$ctl" cow merge work.cow --base base.img --json --quiet >merge.json || got=$?
+[[ $got -eq 0 ]] || fail "merge ended with $got"
+cmp base.img new.img || fail "the merged base is not the new image"
+"$ctl" cow verify work.cow --base base.img --quiet || fail "verify after merge"
+"$ctl" cow extract work.cow --base base.img -o out.img --quiet --force
+cmp out.img new.img || fail "extract after merge"
+"$ctl" cow merge work.cow --base base.img --quiet || fail "merge of a merged"
+rm base.img work.cow v2.cow v3.cow w2.cow plain.cow out.img
+
 # Grown and shrunk.
 cat new.img old.img >long.img
 head -c 1M new.img >short.img
@@ -65,8 +108,12 @@ for pair in "old.img long.img" "old.img short.img" "short.img long.img"; do
   "$ctl" cow create "$from" "$to" -o c.cow --quiet --force
   "$ctl" cow extract c.cow --base "$from" -o out.img --quiet --force
   cmp out.img "$to" || fail "$pair"
+  cp "$from" base.img
+  "$ctl" cow merge c.cow --base base.img --quiet
+  cmp base.img "$to" || fail "merge of $pair"
+  "$ctl" cow verify c.cow --base base.img --quiet || fail "verify of $pair"
 done
-rm out.img c.cow
+rm out.img c.cow base.img
 
 # Wrong input.
 : >empty.img
@@ -107,22 +154,44 @@ expect 4 'long.img' "$ctl" cow extract a.cow --base long.img -o x.img
 expect 9 'missing.img' "$ctl" cow extract a.cow --base missing.img -o x.img
 expect 11 'new.img' "$ctl" cow extract a.cow --base old.img -o new.img
 expect 2 '' "$ctl" cow extract a.cow -o x.img
-# A unit that does not decode is an error, not garbage. (Of lz4 and raw data the
-# format says nothing by which damage could be seen.)
+expect 4 'wrong base' "$ctl" cow extract a.cow --base new.img -o x.img
+expect 4 'wrong base' "$ctl" cow merge a.cow --base new.img
+expect 4 'wrong base' "$ctl" cow verify a.cow --base new.img --quiet
+expect 2 'label' "$ctl" cow extract a.cow --base old.img -o x.img --label one
+expect 2 'label 7' "$ctl" cow extract a.cow --base old.img -o x.img --label 7
+expect 2 'range' "$ctl" cow extract a.cow --base old.img -o x.img --range 1
+expect 2 'inside' "$ctl" cow extract a.cow --base old.img -o x.img --range 0,99999
+expect 2 'version' "$ctl" cow create old.img new.img -o x.cow --version 1
+expect 2 'cluster' "$ctl" cow create old.img new.img -o x.cow --version 2 \
+  --cluster-ops 1
+expect 2 'itself' "$ctl" cow merge a.cow --base a.cow
+expect 2 'itself' "$ctl" cow convert a.cow -o a.cow --force
+expect 9 'missing.cow' "$ctl" cow verify missing.cow
+# A unit that is damaged is an error, not garbage, whatever the compressor.
 truncate -s 1M blank.img
 seq 1 200000 >text.img
 truncate -s 1M text.img
-for compression in gz zstd; do
+for compression in none gz lz4 zstd; do
   "$ctl" cow create blank.img text.img -o bad.cow --quiet --force \
     --compression "$compression"
   printf 'damage' | dd of=bad.cow bs=1 seek=$(($(stat -c %s bad.cow) - 3000)) \
     conv=notrunc status=none
   expect 3 'bad.cow' "$ctl" cow extract bad.cow --base blank.img -o x.img
+  expect 3 'checksum' "$ctl" cow verify bad.cow --quiet
+  # The merge stops before the base has anything of it.
+  cp blank.img base.img
+  expect 3 'corrupt' "$ctl" cow merge bad.cow --base base.img --dry-run
+  got=0
+  "$ctl" cow merge bad.cow --base base.img --quiet 2>merge.log || got=$?
+  [[ $got -eq 3 ]] || fail "merge of a damaged $compression file: $got"
+  grep -q corrupt merge.log || fail "merge: $(cat merge.log)"
 done
+rm base.img
 
 # Help.
 "$ctl" --help >help.txt
-for verb in 'cow create' 'cow inspect' 'cow extract' map merge status unmap \
+for verb in 'cow create' 'cow estimate' 'cow inspect' 'cow verify' \
+  'cow extract' 'cow merge' 'cow convert' map merge status unmap \
   list; do
   grep -q "$verb" help.txt || fail "help does not name $verb"
   # shellcheck disable=SC2086 # a verb may be two words

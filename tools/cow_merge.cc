@@ -127,6 +127,7 @@ class Merger {
       case Kind::kLoadUnit:
       case Kind::kXorUnit:
         return LoadUnit(command);
+      case Kind::kMark:
       case Kind::kWriteScratch:
         summary_.scratch_bytes += data.size();
         return Write(cow_.file, command.offset, data);
@@ -230,12 +231,12 @@ absl::StatusOr<MergeSummary> MergeOffline(const MergeOptions& options) {
   const auto open = options.dry_run ? File::OpenForRead : File::OpenForWrite;
   absl::StatusOr<File> cow_file = open(options.cow_path);
   if (!cow_file.ok()) return cow_file.status();
-  absl::StatusOr<File> base = open(options.base_path);
-  if (!base.ok()) return base.status();
-  if (base->IsAt(options.cow_path)) {
+  if (cow_file->IsAt(options.base_path)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the base ", options.base_path, " is the COW file itself"));
   }
+  absl::StatusOr<File> base = open(options.base_path);
+  if (!base.ok()) return base.status();
   absl::StatusOr<std::unique_ptr<cow::Image>> image = LoadImage(*cow_file);
   if (!image.ok()) return image.status();
   const CowFile cow = {*std::move(cow_file), *std::move(image)};

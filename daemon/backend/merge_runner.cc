@@ -224,6 +224,7 @@ void MergeRunner::Issue(Slot* slot) {
       if (!DecodesInPlace(command)) op.buffer = StoredBytes(*slot);
       break;
     case Kind::kWriteScratch:
+    case Kind::kMark:
     case Kind::kWriteState:
     case Kind::kCommit:
       op.kind = DiskOp::Kind::kWrite;

@@ -10,6 +10,17 @@
 
 namespace dmu::cow {
 
+namespace {
+
+// Whether M begins with a copy or xor. Without any the old image does not
+// matter, and Android's merge does not say that it has begun.
+bool BeginsOrdered(const Index& index) {
+  const uint32_t rank = index.RankOfPosition(0);
+  return rank < index.op_count() && IsOrderedOp(index.AtRank(rank).type);
+}
+
+}  // namespace
+
 uint32_t SamplesBytes(const Image& image) {
   if (image.samples_offset == 0) return 0;
   return image.extension.sample_count * kSampleBytes;
@@ -25,7 +36,11 @@ bool SampleCounts(const Image& image, const uint8_t* samples, uint32_t i,
   if (!found.has_value()) {
     return begin + kBlockBytes <= image.extension.target_bytes;
   }
-  return found->position >= image.progress.merged_ops + kMergeAheadMax;
+  if (found->position >= image.progress.merged_ops + kMergeAheadMax) {
+    return true;
+  }
+  return image.progress.untouched && image.header.has_scratch() &&
+         BeginsOrdered(image.index);
 }
 
 absl::Status CheckSample(const Sample& sample, ConstByteSpan block) {

@@ -5,7 +5,9 @@
 //
 // A merge changes the base, so a sample counts only where its block is surely
 // still the old image's: no op gives it, or its op is so far from the counter
-// that no merge - ours or Android's, whatever crash it met - has come there.
+// that no merge - ours or Android's, whatever crash it met - has come there, or
+// the state byte says that none has begun. (Ours sets it before the first write
+// to the base. Android's does before the first window of copies and xors.)
 #ifndef DAEMON_COW_BASE_CHECK_H_
 #define DAEMON_COW_BASE_CHECK_H_
 

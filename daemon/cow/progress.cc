@@ -62,6 +62,7 @@ Progress JudgeProgress(const Index& index, uint64_t merged_ops,
   DMU_CHECK(merged_ops <= index.merge_count());
   Progress progress;
   progress.merged_ops = merged_ops;
+  progress.untouched = merged_ops == 0 && state == ScratchState::kNotStarted;
   if (state != ScratchState::kWindowStaged) return progress;
   // A staged window without entries was never written by anyone: what it was
   // for is lost, and the base may be half overwritten.

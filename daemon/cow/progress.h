@@ -36,6 +36,9 @@ struct Progress {
     kCorrupt,    // scratch fits no place of M: read it, do not merge
   };
   Verdict verdict = Verdict::kIdle;
+  // State and counter as they were written: no merge of ours has begun, nor one
+  // of Android's, unless with ops that read nothing.
+  bool untouched = false;
   uint64_t merged_ops = 0;  // the counter, <= entries of M
   // kReplay, kCorrupt: at most kScratchEntriesMax, blocks distinct.
   std::vector<ScratchEntry> scratch;

@@ -25,6 +25,8 @@ const char* CommandName(Command::Kind kind) {
       return "xor-unit";
     case Command::Kind::kWriteScratch:
       return "write-scratch";
+    case Command::Kind::kMark:
+      return "mark";
     case Command::Kind::kWriteState:
       return "write-state";
     case Command::Kind::kCommit:

@@ -27,6 +27,7 @@ struct Command {
     kXorUnit,       // the same, but xored onto what the memory holds; as
                     // it was, when it fails
     kWriteScratch,  // memory -> COW
+    kMark,          // memory -> COW: the first sector, state 1
     kWriteState,    // memory -> COW: the first sector, state 2
     kCommit,        // memory -> COW: the first sector, counter and state 1
     kFlushCow,      // every COW write done before is durable

@@ -145,7 +145,7 @@ Engine::Turn Engine::Register(Command* command) {
   // [1] [2] [3] [7], where they would be broken.
   if (command->kind == Command::Kind::kWriteBase ||
       command->kind == Command::Kind::kZeroBase) {
-    DMU_CHECK(stage_ == Stage::kApply && window_ops_ > 0);
+    DMU_CHECK(stage_ == Stage::kApply && window_ops_ > 0 && marked_);
     DMU_CHECK(replay_ || !leases_.AnyBelow(window_end()));
     DMU_CHECK(replay_ || !workspace_->window.through_scratch || state_durable_);
   }
@@ -201,8 +201,16 @@ void Engine::LeaveStage() {
     case Stage::kEdge:
       LeaveEdge();
       return;
-    case Stage::kReadSector:
+    case Stage::kReadSector: {
       sector_valid_ = true;
+      const auto state = static_cast<cow::ScratchState>(
+          workspace_->sector[image_.header.ScratchStateOffset()]);
+      marked_ = !has_scratch() || state != cow::ScratchState::kNotStarted;
+      Enter(marked_ ? Stage::kEdge : Stage::kMark);
+      return;
+    }
+    case Stage::kMark:
+      marked_ = true;
       Enter(Stage::kEdge);
       return;
     case Stage::kPlan:
@@ -264,6 +272,8 @@ void Engine::LeaveEdge() {
     state_ = State::kDone;
   } else if (!sector_valid_) {
     Enter(Stage::kReadSector);
+  } else if (!marked_) {
+    Enter(Stage::kMark);
   } else if (replay_) {
     window_ops_ = static_cast<uint32_t>(scratch_.size());
     replay_next_ = 0;
@@ -371,6 +381,7 @@ void Engine::FailCommand(const UnderWay& command, IoStatus status) {
           command.length_bytes, offset, IoStatusName(status));
       return;
     case Kind::kWriteScratch:
+    case Kind::kMark:
     case Kind::kWriteState:
     case Kind::kCommit:
       Fail(
@@ -401,6 +412,7 @@ void Engine::EnterFailed() {
   switch (stage_) {
     case Stage::kEdge:
     case Stage::kReadSector:
+    case Stage::kMark:
       Enter(Stage::kEdge);
       return;
     case Stage::kPlan:

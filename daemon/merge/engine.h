@@ -25,8 +25,10 @@
 //  [7] The counter and state that were found when the file was loaded are made
 //      durable before the first write: a merge that was killed, without a power
 //      cut, may have left them in a cache only.
-//  [8] Every unit of W has decoded before the first block of W is written.
-//  [9] In every reachable state of the disks each block reads as the target.
+//  [8] State 1 is durable before the first write to the base, where there is a
+//      state: a file that says "not begun" has an untouched base.
+//  [9] Every unit of W has decoded before the first block of W is written.
+// [10] In every reachable state of the disks each block reads as the target.
 //
 // A failed command stops the engine where it is (state kFailed). A window that
 // is in staging stays there and goes on being read from there. Start goes on
@@ -155,6 +157,7 @@ class Engine {
   enum class Stage : uint8_t {
     kEdge,         // no window
     kReadSector,   // the first sector is read and flushed, once per Attach
+    kMark,         // state 1, when nothing has been merged yet
     kPlan,         // records of M's next entries are read and offered
     kGather,       // W's new contents go to staging; of xors what they read
     kGatherXor,    // and what makes it new
@@ -267,6 +270,7 @@ class Engine {
   bool flush_sent_ = false;
 
   bool sector_valid_ = false;
+  bool marked_ = false;  // [8] holds
 
   // The walk. Which of op and rank leads depends on the order and on whether
   // the position is in the rest of M.

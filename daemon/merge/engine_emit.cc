@@ -21,6 +21,8 @@ Engine::Emit Engine::EmitStage(Command* command) {
       return Emit::kNothing;
     case Stage::kReadSector:
       return EmitSector(command, Command::Kind::kReadSector);
+    case Stage::kMark:
+      return EmitSector(command, Command::Kind::kMark);
     case Stage::kPlan:
       return EmitPlan(command);
     case Stage::kGather:
@@ -45,7 +47,7 @@ bool Engine::EmitFlush(Command* command) {
   const bool base = stage_ == Stage::kApply;
   // Before anything else is written: what was read of the COW file may have
   // been left in a cache by a merge that was killed.
-  const bool cow = stage_ == Stage::kReadSector ||
+  const bool cow = stage_ == Stage::kReadSector || stage_ == Stage::kMark ||
                    stage_ == Stage::kStageData ||
                    stage_ == Stage::kStageState || stage_ == Stage::kCommit;
   if (flush_sent_ || (!base && !cow)) return false;
@@ -66,6 +68,9 @@ Engine::Emit Engine::EmitSector(Command* command, Command::Kind kind) {
                 sector + metadata_begin());
     cow::EncodeProgress(image_.header, merged_ops_,
                         cow::ScratchState::kWindowStaged, sector);
+  } else if (kind == Command::Kind::kMark) {
+    cow::EncodeProgress(image_.header, merged_ops_,
+                        cow::ScratchState::kInProgress, sector);
   } else if (kind == Command::Kind::kCommit) {
     cow::EncodeProgress(image_.header, window_end(),
                         cow::ScratchState::kInProgress, sector);

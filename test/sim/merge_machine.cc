@@ -23,7 +23,7 @@ bool OnBase(Kind kind) {
 bool IsWrite(Kind kind) {
   return kind == Kind::kWriteBase || kind == Kind::kZeroBase ||
          kind == Kind::kWriteScratch || kind == Kind::kWriteState ||
-         kind == Kind::kCommit;
+         kind == Kind::kMark || kind == Kind::kCommit;
 }
 
 bool IsFlush(Kind kind) {
@@ -322,6 +322,7 @@ bool MergeMachine::FlushIsLost(const merge::Command& command) const {
   }
   switch (last_write_cow_) {
     case Kind::kReadSector:  // none yet
+    case Kind::kMark:
       return options_.lost_flush == LostFlush::kStart;
     case Kind::kWriteScratch:
       return options_.lost_flush == LostFlush::kScratch;
