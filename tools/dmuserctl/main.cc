@@ -48,7 +48,7 @@ int Help(const std::vector<std::string>& words) {
     }
   }
   if (!text.empty()) {
-    Print(stdout, text);
+    Print(stdout, absl::StrCat(GroupIntroduction(words[0]), text));
     return kExitOk;
   }
   return Fail(absl::InvalidArgumentError(

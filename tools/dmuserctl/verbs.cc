@@ -172,6 +172,30 @@ std::string VerbHelp(const Verb& verb) {
   return text;
 }
 
+std::string GroupIntroduction(const std::string& group) {
+  if (group != "cow") return "";
+  return "A COW file is what turns one disk image into another: the format of\n"
+         "Android's updates, versions 1 to 3. These verbs need no kernel, no\n"
+         "daemon and no root.\n"
+         "\n"
+         "Make one, check it, look into it, apply it:\n"
+         "\n"
+         "  dmuserctl cow create old.img new.img -o update.cow\n"
+         "  dmuserctl cow verify update.cow --base old.img\n"
+         "  dmuserctl cow inspect update.cow --map\n"
+         "  dmuserctl cow extract update.cow --base old.img -o new.img\n"
+         "  dmuserctl cow merge update.cow --base old.img --dry-run\n"
+         "  dmuserctl cow merge update.cow --base old.img\n"
+         "\n"
+         "extract writes the new image to a file of its own; merge turns\n"
+         "old.img itself into it, and may be interrupted at any moment. "
+         "Images\n"
+         "may be block devices. Every verb ends with 0, or says in one line\n"
+         "what is wrong and ends with: 2 usage, 3 corrupt, 4 wrong base,\n"
+         "5 in use, 7 I/O error, 8 permission, 9 not found, 11 output exists,\n"
+         "12 version not served, 130 interrupted, 1 anything else.\n\n";
+}
+
 std::string GeneralHelp() {
   std::string text =
       "usage: dmuserctl VERB [ARGUMENTS] [FLAGS]\n\n"

@@ -40,6 +40,9 @@ absl::StatusOr<std::vector<std::string>> ParseFlags(
 // Help texts for standard output.
 std::string VerbHelp(const Verb& verb);
 std::string GeneralHelp();
+// What comes before the verbs of a group ("cow"): what it is about and a first
+// use. "" for a word that is no group.
+std::string GroupIntroduction(const std::string& group);
 
 }  // namespace dmu::tools
 
