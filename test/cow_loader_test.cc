@@ -375,6 +375,50 @@ TEST(Loader, ManyOpsOverManyPieces) {
   EXPECT_LE((*image)->index.resident_bytes(), 80000u);
 }
 
+// What the daemon promises to need for a partition of this many ops.
+TEST(IndexTest, AnOpTakesLessThanEightBytes) {
+  constexpr uint32_t kOps = 120'000;
+  constexpr uint32_t kBlocks = 1 << 20;  // 4 GiB
+  for (const auto order :
+       {Index::Order::kFile, Index::Order::kOrdered, Index::Order::kSequence}) {
+    IndexBuilder builder;
+    ASSERT_TRUE(builder.Begin(0).ok());
+    std::vector<Op> ops(kOps);
+    for (uint32_t i = 0; i < kOps; ++i) {
+      ops[i].type = i % 2 == 0 ? OpType::kCopy : OpType::kZero;
+      ops[i].new_block =
+          static_cast<uint32_t>(uint64_t{i} * 0x9e3779b1 % (kBlocks - 3));
+      ASSERT_TRUE(builder.Add(ops[i]).ok());
+    }
+    ASSERT_TRUE(builder.Sort(order).ok());
+    uint32_t listed = 0;
+    std::vector<uint32_t> position(kOps, UINT32_MAX);
+    for (uint32_t i = 0; i < kOps; ++i) {
+      if (order == Index::Order::kSequence) {
+        const uint32_t op = kOps - 1 - i;
+        ASSERT_TRUE(builder.AddToSequence(ops[op].new_block).ok());
+        position[op] = listed++;
+      } else if (order == Index::Order::kFile) {
+        position[i] = i;
+      } else if (ops[i].type == OpType::kCopy) {
+        ASSERT_TRUE(builder.AddListed(i, ops[i]));
+        position[i] = listed++;
+      }
+    }
+    const Index index = builder.Finish();
+    EXPECT_LE(index.resident_bytes(), 8u * kOps);
+    uint32_t rest = listed;
+    for (uint32_t rank = 0; rank < kOps; ++rank) {
+      const Index::Found found = index.AtRank(rank);
+      ASSERT_EQ(found.new_block, ops[found.op].new_block);
+      ASSERT_EQ(found.type, ops[found.op].type);
+      const bool listed_op = position[found.op] != UINT32_MAX;
+      ASSERT_EQ(found.position, listed_op ? position[found.op] : rest++);
+      ASSERT_EQ(index.Find(found.new_block)->op, found.op);
+    }
+  }
+}
+
 // ---- progress --------------------------------------------------------------
 
 struct ProgressCase {

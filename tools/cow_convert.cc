@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -18,6 +17,7 @@
 #include "tools/cow_file.h"
 #include "tools/file_io.h"
 #include "tools/file_sink.h"
+#include "tools/reader_pool.h"
 #include "tools/target_reader.h"
 
 namespace dmu::tools {
@@ -26,17 +26,18 @@ namespace {
 // Reads the data of ops by the blocks they give; from several threads.
 class OpData {
  public:
-  explicit OpData(const CowFile& cow) : cow_(cow) {}
+  explicit OpData(const CowFile& cow)
+      : cow_(cow),
+        readers_([&cow] { return TargetReader::CreateForUnits(cow); }) {}
 
   absl::Status Read(uint64_t offset, ByteSpan out) {
-    absl::StatusOr<std::unique_ptr<TargetReader>> reader = Take();
+    absl::StatusOr<std::unique_ptr<TargetReader>> reader = readers_.Take();
     if (!reader.ok()) return reader.status();
     absl::Status status;
     while (status.ok() && !out.empty()) {
       status = ReadFirst(reader->get(), &offset, &out);
     }
-    const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(*std::move(reader));
+    readers_.Return(*std::move(reader));
     return status;
   }
 
@@ -56,23 +57,8 @@ class OpData {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::unique_ptr<TargetReader>> Take() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (!free_.empty()) {
-        std::unique_ptr<TargetReader> reader = std::move(free_.back());
-        free_.pop_back();
-        return reader;
-      }
-    }
-    absl::StatusOr<TargetReader> reader = TargetReader::CreateForUnits(cow_);
-    if (!reader.ok()) return reader.status();
-    return std::make_unique<TargetReader>(*std::move(reader));
-  }
-
   const CowFile& cow_;
-  std::mutex mutex_;  // guards free_
-  std::vector<std::unique_ptr<TargetReader>> free_;
+  ReaderPool readers_;
 };
 
 // The ops as a plan. Moving every zero and replace behind the ordered ops is

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -16,6 +15,7 @@
 #include "tools/base_identity.h"
 #include "tools/parallel.h"
 #include "tools/progress_bar.h"
+#include "tools/reader_pool.h"
 #include "tools/target_reader.h"
 
 namespace dmu::tools {
@@ -23,42 +23,11 @@ namespace {
 
 constexpr uint32_t kPieceBlocks = cow::kTargetCheckBlocks;
 
-// A reader for each thread that works at the moment.
-class Readers {
- public:
-  Readers(const CowFile& cow, const File& base) : cow_(cow), base_(base) {}
-
-  absl::StatusOr<std::unique_ptr<TargetReader>> Take() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (!free_.empty()) {
-        std::unique_ptr<TargetReader> reader = std::move(free_.back());
-        free_.pop_back();
-        return reader;
-      }
-    }
-    absl::StatusOr<TargetReader> reader = TargetReader::Create(cow_, base_);
-    if (!reader.ok()) return reader.status();
-    return std::make_unique<TargetReader>(*std::move(reader));
-  }
-
-  void Return(std::unique_ptr<TargetReader> reader) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(std::move(reader));
-  }
-
- private:
-  const CowFile& cow_;
-  const File& base_;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<TargetReader>> free_;
-};
-
 class TargetChecker {
  public:
   TargetChecker(const CowFile& cow, const File& base, uint64_t target_bytes,
                 std::vector<uint8_t> checks, VerifyLog* log, ProgressBar* bar)
-      : readers_(cow, base),
+      : readers_([&cow, &base] { return TargetReader::Create(cow, base); }),
         target_bytes_(target_bytes),
         checks_(std::move(checks)),
         digests_((target_bytes + kBlockBytes - 1) / kBlockBytes),
@@ -124,7 +93,7 @@ class TargetChecker {
     log_->Add(verdict, std::move(finding));
   }
 
-  Readers readers_;
+  ReaderPool readers_;
   const uint64_t target_bytes_;
   const std::vector<uint8_t> checks_;
   std::vector<uint64_t> digests_;

@@ -69,17 +69,24 @@ Index::Found Index::Unpack(Bits bits) const {
   return found;
 }
 
+// Entries follow each other bit by bit. A load of 16 bytes from the byte where
+// one begins has all of it: 7 bits of others and at most 90 of its own.
 Bits Index::Load(uint32_t rank) const {
+  const uint64_t at = uint64_t{rank} * layout_.entry_bits;
   Bits bits;
-  std::memcpy(&bits, entries_.get() + uint64_t{rank} * layout_.stride_bytes,
-              sizeof(bits));
-  const unsigned width = layout_.stride_bytes * 8u;
-  return bits & ((Bits{1} << width) - 1);
+  std::memcpy(&bits, entries_.get() + at / 8, sizeof(bits));
+  return bits >> (at % 8) & ((Bits{1} << layout_.entry_bits) - 1);
 }
 
 void Index::Store(uint32_t rank, Bits bits) {
-  std::memcpy(entries_.get() + uint64_t{rank} * layout_.stride_bytes, &bits,
-              layout_.stride_bytes);
+  const uint64_t at = uint64_t{rank} * layout_.entry_bits;
+  const unsigned shift = at % 8;
+  uint8_t* const to = entries_.get() + at / 8;
+  Bits around;
+  std::memcpy(&around, to, sizeof(around));
+  around &= ~(((Bits{1} << layout_.entry_bits) - 1) << shift);
+  around |= bits << shift;
+  std::memcpy(to, &around, sizeof(around));
 }
 
 uint32_t Index::BlockAt(uint32_t rank) const {

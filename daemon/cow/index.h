@@ -6,9 +6,9 @@
 // The records stay in the file (op_table.h); what is resident is one sorted
 // entry per op, bit-packed: first block, op number, kind, and the position in
 // the merge order where that is not the op number. A field is as wide as this
-// file needs it, an entry a whole number of bytes: 6 for 120,000 ops of a 4 GiB
-// image, 8 with a merge sequence. (Only a sequence of millions of ops over
-// terabytes needs more than 8.) Immutable once built (index_builder.h).
+// file needs it: an entry has 41 bits for 120,000 ops of a 4 GiB image, and 58
+// with a merge sequence. (Only a sequence of millions of ops over terabytes
+// needs more than 64.) Immutable once built (index_builder.h).
 //
 // The merge order M: first the entries that the file gives an order, which are
 //   kFile      all ops, as they stand in the file (version 3, no sequence)
@@ -88,7 +88,7 @@ class Index {
     uint8_t position_bits = 0;  // 0: the position is the op number
     uint8_t op_bits = 27;
     uint8_t block_bits = 32;
-    uint8_t stride_bytes = 8;
+    uint8_t entry_bits = 64;  // the sum, but for building
   };
 
   static unsigned __int128 Pack(const Layout& layout, const Found& found);

@@ -94,25 +94,24 @@ absl::Status IndexBuilder::Sort(Index::Order order) {
 absl::Status IndexBuilder::Repack() {
   const uint32_t count = index_.op_count_;
   Index::Layout layout;
-  layout.op_bits = static_cast<uint8_t>(std::bit_width(count | 1u));
+  layout.op_bits = static_cast<uint8_t>(std::bit_width(count - (count != 0)));
   layout.block_bits = static_cast<uint8_t>(std::bit_width(blocks_ | 1u));
   if (index_.order_ != Index::Order::kFile) {
-    // All ones stand for "none yet".
-    layout.position_bits = static_cast<uint8_t>(std::bit_width(count) + 1);
+    // All ones stand for "none yet", and are above every position.
+    layout.position_bits = static_cast<uint8_t>(std::bit_width(count + 1));
   }
-  const unsigned bits =
-      4u + layout.position_bits + layout.op_bits + layout.block_bits;
-  layout.stride_bytes = static_cast<uint8_t>((bits + 7) / 8);
+  layout.entry_bits = static_cast<uint8_t>(4u + layout.position_bits +
+                                           layout.op_bits + layout.block_bits);
   Index from = std::move(index_);
   index_ = Index();
   index_.order_ = from.order_;
   index_.op_count_ = count;
   index_.duplicate_count_ = from.duplicate_count_;
   index_.entries_bytes_ =
-      uint64_t{count} * layout.stride_bytes + Index::kPadBytes;
-  if (layout.stride_bytes > kBuildStride) {
+      (uint64_t{count} * layout.entry_bits + 7) / 8 + Index::kPadBytes;
+  if (layout.entry_bits > 8 * kBuildStride) {
     index_.entries_.reset(
-        static_cast<uint8_t*>(std::malloc(index_.entries_bytes_)));
+        static_cast<uint8_t*>(std::calloc(index_.entries_bytes_, 1)));
     if (index_.entries_ == nullptr) {
       return absl::ResourceExhaustedError(absl::StrFormat(
           "no memory for an index of %u ops; free some memory and try again",
@@ -127,7 +126,7 @@ absl::Status IndexBuilder::Repack() {
     found.position = Index::kNoPosition;
     index_.Store(rank, Index::Pack(layout, found));
   }
-  if (layout.stride_bytes > kBuildStride) return absl::OkStatus();
+  if (layout.entry_bits > 8 * kBuildStride) return absl::OkStatus();
   (void)from.entries_.release();
   void* memory = std::realloc(index_.entries_.get(), index_.entries_bytes_);
   if (memory != nullptr) {
