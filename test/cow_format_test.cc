@@ -138,6 +138,50 @@ TEST(Op, RefusesWhatIsNoOp) {
   EXPECT_FALSE(DecodeOpV3(bytes, Compression::kNone, &op));
 }
 
+struct StoredCase {
+  uint8_t compression;
+  uint16_t data_length;
+  Compression stored_as;
+};
+
+// Version 2 stores gz and brotli compressed even when that is no gain, and may
+// so have exactly as many bytes as the block; lz4 and zstd are raw then.
+TEST(OpV2, WhatIsRaw) {
+  const StoredCase cases[] = {
+      {0, 4096, Compression::kNone}, {1, 4096, Compression::kGz},
+      {1, 4107, Compression::kGz},   {2, 4096, Compression::kBrotli},
+      {3, 4096, Compression::kNone}, {3, 4095, Compression::kLz4},
+      {4, 4096, Compression::kNone}, {4, 47, Compression::kZstd},
+  };
+  for (const StoredCase& c : cases) {
+    uint8_t bytes[kOpBytesV2] = {2, c.compression};
+    StoreLe<uint16_t>(bytes + 2, c.data_length);
+    Op op;
+    ASSERT_TRUE(DecodeOpV2(bytes, &op));
+    EXPECT_EQ(op.compression, c.stored_as)
+        << int{c.compression} << ' ' << c.data_length;
+  }
+}
+
+TEST(OpV2, RefusesWhatIsNoOp) {
+  Op op;
+  for (int type = 0; type < 256; ++type) {
+    uint8_t bytes[kOpBytesV2] = {static_cast<uint8_t>(type)};
+    EXPECT_EQ(DecodeOpV2(bytes, &op), (type >= 1 && type <= 7) || type == 255)
+        << type;
+  }
+  uint8_t bytes[kOpBytesV2] = {1, 5};
+  EXPECT_FALSE(DecodeOpV2(bytes, &op)) << "compression 5";
+  bytes[1] = 0;
+  bytes[8] = 1;
+  EXPECT_FALSE(DecodeOpV2(bytes, &op)) << "block beyond 32 bits";
+  bytes[8] = 0;
+  bytes[18] = 1;
+  EXPECT_FALSE(DecodeOpV2(bytes, &op)) << "source beyond 48 bits";
+  bytes[0] = 4;
+  EXPECT_TRUE(DecodeOpV2(bytes, &op)) << "but a label may be anything";
+}
+
 TEST(Extension, RoundTripsAndSeesEveryFlippedBit) {
   Extension ext;
   ext.base_bytes = 1 << 20;

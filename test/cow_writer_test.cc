@@ -142,6 +142,88 @@ TEST(WriterTest, RefusesBadOptions) {
   EXPECT_TRUE(refused(options));
 }
 
+// What Android's writer makes of the same calls, byte for byte.
+TEST(WriterTest, VersionTwoIsAndroidsByteForByte) {
+  MemorySink sink;
+  WriterOptions options;
+  options.version = 2;
+  options.scratch = false;
+  options.extension = false;
+  options.cluster_ops = 4;
+  auto writer = Writer::Create(&sink, options);
+  ASSERT_TRUE(writer.ok());
+  const uint32_t sequence[] = {6, 5};
+  ASSERT_TRUE((*writer)->AddSequence(sequence).ok());
+  ASSERT_TRUE((*writer)->AddCopy(5, 1).ok());
+  ASSERT_TRUE((*writer)->AddCopy(6, 2).ok());
+  ASSERT_TRUE((*writer)->AddZero(1).ok());
+  ASSERT_TRUE((*writer)->AddReplace(0, 0, Bytes(kBlockBytes, 0x77)).ok());
+  ASSERT_TRUE((*writer)->Finish().ok());
+  Bytes expected = test::FromHex(
+      "2121574f63776f43 0200 0000 2600 5400 1400 00100000 04000000"
+      "0000000000000000 00000000"
+      "07 00 0800 0000000000000000 7600000000000000"
+      "01 00 0000 0500000000000000 0100000000000000"
+      "01 00 0000 0600000000000000 0200000000000000"
+      "05 00 0000 0000000000000000 0800000000000000"
+      "06000000 05000000"
+      "03 00 0000 0100000000000000 0000000000000000"
+      "02 00 0010 0000000000000000 ce00000000000000"
+      "05 00 0000 0000000000000000 1410000000000000"
+      "0000000000000000000000000000000000000000");
+  expected.insert(expected.end(), kBlockBytes, 0x77);
+  const Bytes footer =
+      test::FromHex("ff00 4000 8c00000000000000 0700000000000000");
+  expected.insert(expected.end(), footer.begin(), footer.end());
+  expected.resize(expected.size() + 64);
+  EXPECT_EQ(expected.size(), 4386u);
+  EXPECT_TRUE(sink.file == expected);
+}
+
+TEST(WriterTest, VersionThreeIsAndroidsByteForByte) {
+  MemorySink sink;
+  WriterOptions options;
+  options.scratch = false;
+  options.extension = false;
+  options.compression = Compression::kLz4;
+  options.max_unit_bytes = 16 * 1024;
+  options.op_count_max = 8;
+  auto writer = Writer::Create(&sink, options);
+  ASSERT_TRUE(writer.ok());
+  const uint32_t sequence[] = {9, 1};
+  ASSERT_TRUE((*writer)->AddSequence(sequence).ok());
+  ASSERT_TRUE((*writer)->AddCopy(9, 4).ok());
+  ASSERT_TRUE((*writer)->AddZero(3).ok());
+  ASSERT_TRUE((*writer)->AddReplace(16, 2, Bytes(79, 1)).ok());
+  ASSERT_TRUE((*writer)->AddReplace(20, 0, Bytes(26, 2)).ok());
+  ASSERT_TRUE((*writer)->AddLabel(7).ok());
+  ASSERT_TRUE((*writer)->AddXor(1, 6 * 4096 + 10, Bytes(27, 3)).ok());
+  ASSERT_TRUE((*writer)->AddLabel(9).ok());
+  ASSERT_TRUE((*writer)->Finish().ok());
+  Bytes expected = test::FromHex(
+      "2121574f63776f43 0300 0000 4e00 0000 1000 00100000 00000000"
+      "0000000000000000 00000000"
+      "0200000000000000 02000000 04000000 0500000000000000 0800000000000000"
+      "03000000 00400000"
+      "09000000 01000000"
+      "0700000000000000 0400000000000000"
+      "0900000000000000 0500000000000000");
+  expected.resize(0x96);
+  const Bytes ops = test::FromHex(
+      "00000000 09000000 0400000000000010"
+      "00000000 03000000 0000000000000030"
+      "4f000000 10000000 1601000000000024"
+      "1a000000 14000000 6501000000000020"
+      "1b000000 01000000 0a60000000000060");
+  expected.insert(expected.end(), ops.begin(), ops.end());
+  expected.resize(0x116);
+  expected.insert(expected.end(), 79, 1);
+  expected.insert(expected.end(), 26, 2);
+  expected.insert(expected.end(), 27, 3);
+  EXPECT_EQ(expected.size(), 410u);
+  EXPECT_TRUE(sink.file == expected);
+}
+
 // ---- labels, resume, both versions ----------------------------------------
 
 class MemorySource : public Source {

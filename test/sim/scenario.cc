@@ -63,7 +63,7 @@ std::vector<uint8_t> Stored(const Change& change,
   }
   if (compressor == nullptr) return data;
   const bool always =
-      layout.version == 2 && (layout.compression == cow::Compression::kGz ||
+      layout.version != 3 && (layout.compression == cow::Compression::kGz ||
                               layout.compression == cow::Compression::kBrotli);
   std::vector<uint8_t> out(
       cow::Compressor::BoundBytes(static_cast<uint32_t>(data.size())));
@@ -341,6 +341,10 @@ class LayerV2 {
            const std::vector<uint32_t>& named) {
     cow::Header header = cow::HeaderV2(layout_.cluster_ops);
     header.buffer_size = layout_.scratch ? cow::kScratchBytes : 0;
+    if (layout_.version == 1) {
+      header.major_version = 1;
+      header.header_size = cow::kHeaderBytesV1;
+    }
     file_.resize(uint64_t{header.header_size} + header.buffer_size);
     cow::EncodeHeader(header, file_.data());
     if (!named.empty()) {
@@ -450,7 +454,7 @@ Scenario Build(std::vector<uint8_t> base, std::vector<Change> changes,
     for (size_t i = table.size(); i > 1; --i) {
       std::swap(table[i - 1], table[rng->Below(i)]);
     }
-  } else if (layout.version == 2) {
+  } else if (layout.version != 3) {
     // Ordered ops keep their order, the others may stand anywhere.
     const auto rest = std::find_if_not(table.begin(), table.end(), IsOrdered);
     std::vector<Change> others(rest, table.end());
@@ -461,7 +465,7 @@ Scenario Build(std::vector<uint8_t> base, std::vector<Change> changes,
                    std::move(other));
     }
   }
-  if (layout.version == 2) {
+  if (layout.version != 3) {
     LayerV2(layout, rng, &scenario).Run(table, named);
   } else {
     LayOutV3(table, named, layout, rng, &scenario);
@@ -489,6 +493,7 @@ Scenario MakeScenario(uint64_t seed, const ScenarioOptions& options) {
     layout.cluster_ops = kClusters[rng.Below(std::size(kClusters))];
     if (layout.sequence && layout.cluster_ops == 0) layout.cluster_ops = 5;
     generator_options.mixed = layout.sequence;
+    if (!layout.scratch && rng.OneIn(3)) layout.version = 1;
   } else {
     layout.span_log2_max = options.span_log2_max;
     generator_options.span_log2_max = options.span_log2_max;
@@ -496,7 +501,7 @@ Scenario MakeScenario(uint64_t seed, const ScenarioOptions& options) {
   }
   Generator generator(blocks, generator_options, &rng);
   std::vector<Change> changes = generator.Make();
-  if (layout.version == 2 && !layout.sequence) {
+  if (layout.version != 3 && !layout.sequence) {
     const auto rest =
         std::find_if_not(changes.begin(), changes.end(), IsOrdered);
     std::sort(rest, changes.end(), [](const Change& a, const Change& b) {
@@ -511,7 +516,7 @@ Scenario MakeScenario(uint64_t seed, const ScenarioOptions& options) {
 std::string Scenario::Describe() const {
   std::string text =
       std::to_string(blocks()) + " blocks, version " + std::to_string(version) +
-      (version == 2 ? ", clusters of " + std::to_string(cluster_ops)
+      (version != 3 ? ", clusters of " + std::to_string(cluster_ops)
                     : std::string()) +
       (checks ? ", checks" : "") + (scratch ? ", scratch" : "") +
       (sequence ? ", sequence" : "") + ":";

@@ -57,7 +57,7 @@ std::vector<uint8_t> NumberedBlocks(uint32_t blocks, uint64_t seed);
 
 // How the file is laid out.
 struct LayoutOptions {
-  uint16_t version = 3;
+  uint16_t version = 3;      // 1 is 2 with a shorter header, without scratch
   uint32_t cluster_ops = 0;  // version 2
   bool scratch = false;
   // The op table is shuffled and the order given by sequence data, for all ops
