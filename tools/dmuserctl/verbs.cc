@@ -88,7 +88,25 @@ bool TakesFlag(const Verb& verb, const std::string& name) {
 }
 
 std::string Dashed(const std::string& flag) {
-  return absl::StrCat(flag.size() == 1 ? "-" : "--", flag);
+  std::string name = flag;
+  for (char& c : name) c = c == '_' ? '-' : c;
+  return absl::StrCat(name.size() == 1 ? "-" : "--", name);
+}
+
+// Lines of at most 76 columns, each begun with six spaces.
+std::string Indented(const std::string& text) {
+  constexpr size_t kColumns = 70;
+  std::string out;
+  std::string line;
+  for (const absl::string_view word :
+       absl::StrSplit(text, ' ', absl::SkipEmpty())) {
+    if (!line.empty() && line.size() + 1 + word.size() > kColumns) {
+      absl::StrAppend(&out, "      ", line, "\n");
+      line.clear();
+    }
+    absl::StrAppend(&line, line.empty() ? "" : " ", word);
+  }
+  return absl::StrCat(out, "      ", line, "\n");
 }
 
 }  // namespace
@@ -166,8 +184,8 @@ std::string VerbHelp(const Verb& verb) {
       const std::string preset = flag->DefaultValue();
       value = preset.empty() ? " VALUE" : absl::StrCat(" (", preset, ")");
     }
-    absl::StrAppend(&text, "  ", Dashed(name), value, "\n      ", flag->Help(),
-                    "\n");
+    absl::StrAppend(&text, "  ", Dashed(name), value, "\n",
+                    Indented(flag->Help()));
   }
   return text;
 }
