@@ -374,9 +374,11 @@ int Daemon::Run() {
   }
   server_ = std::move(*server);
   service_->SetServer(server_.get());
-  registry_->Recover();
-  NotifyServiceManager();
-  NotifyReadyFd(options_.ready_fd);
+  // Ready is who serves what its predecessor served.
+  registry_->Recover([this] {
+    NotifyServiceManager();
+    NotifyReadyFd(options_.ready_fd);
+  });
   loop_->Run();
   server_.reset();
   return kExitOk;

@@ -345,7 +345,7 @@ TEST_F(ControlTest, TheNextDaemonGoesOn) {
     ASSERT_EQ(client.CodeOf(Merge("paused", proto::Merge::PAUSE)), 0);
   }
   Restart();
-  daemon_->registry->Recover();
+  daemon_->registry->Recover([] {});
   Client client = Connect();
   client.Send(Status(""));
   const auto status = client.Receive();
@@ -364,7 +364,7 @@ TEST_F(ControlTest, BadRecordsAreLeftAlone) {
     ASSERT_EQ(write(fd.get(), "\xff\xff\xff", 3), 3);
   }
   Restart();
-  daemon_->registry->Recover();
+  daemon_->registry->Recover([] {});
   Client client = Connect();
   client.Send(Status(""));
   const auto status = client.Receive();

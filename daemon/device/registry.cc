@@ -323,15 +323,24 @@ absl::StatusOr<std::vector<proto::DeviceStatus>> Registry::Status(
   return all;
 }
 
-void Registry::Recover() {
+void Registry::Recover(std::function<void()> done) {
+  // One for this call itself, so that what fails at once does not end it.
+  auto left = std::make_shared<size_t>(1);
+  auto end = [left, done = std::move(done)] {
+    if (--*left == 0) done();
+  };
   for (const proto::DeviceRecord& record : store_->LoadAll()) {
     const std::string name = record.attach().name();
-    AttachRecord(record, /*recovering=*/true, [name](absl::Status result) {
-      if (result.ok()) return;
-      Log(LogLevel::kError, "%s: not recovered: %s", name.c_str(),
-          std::string(result.message()).c_str());
+    ++*left;
+    AttachRecord(record, /*recovering=*/true, [name, end](absl::Status result) {
+      if (!result.ok()) {
+        Log(LogLevel::kError, "%s: not recovered: %s", name.c_str(),
+            std::string(result.message()).c_str());
+      }
+      end();
     });
   }
+  end();
 }
 
 void Registry::StopAll(std::function<void()> done) {

@@ -48,8 +48,9 @@ class Registry {
       const std::string& name) const;
 
   // Attaches every recorded device; what cannot be attached is logged and its
-  // record kept, unless its dm device is gone.
-  void Recover();
+  // record kept, unless its dm device is gone. `done` runs when all of them are
+  // served or given up, from inside this call when there is none.
+  void Recover(std::function<void()> done);
 
   // Stops all devices and keeps their records, for the next daemon.
   void StopAll(std::function<void()> done);
