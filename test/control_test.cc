@@ -345,7 +345,9 @@ TEST_F(ControlTest, TheNextDaemonGoesOn) {
     ASSERT_EQ(client.CodeOf(Merge("paused", proto::Merge::PAUSE)), 0);
   }
   Restart();
-  daemon_->registry->Recover([] {});
+  int recovered = 0;
+  daemon_->registry->Recover([&recovered] { ++recovered; });
+  EXPECT_EQ(recovered, 1);
   Client client = Connect();
   client.Send(Status(""));
   const auto status = client.Receive();
@@ -364,7 +366,9 @@ TEST_F(ControlTest, BadRecordsAreLeftAlone) {
     ASSERT_EQ(write(fd.get(), "\xff\xff\xff", 3), 3);
   }
   Restart();
-  daemon_->registry->Recover([] {});
+  int recovered = 0;
+  daemon_->registry->Recover([&recovered] { ++recovered; });
+  EXPECT_EQ(recovered, 1) << "nothing to recover is an end, too";
   Client client = Connect();
   client.Send(Status(""));
   const auto status = client.Receive();
