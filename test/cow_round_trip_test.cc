@@ -191,13 +191,17 @@ TEST_P(RoundTripTest, GivesTheNewImage) {
     merge.cow_path = Path(cow);
     merge.base_path = Path("base.img");
     merge.window_blocks = 64 << random_() % 4;
-    std::atomic<bool> stop{true};
-    // By windows, looked at in between.
-    for (int run = 0;; ++run) {
-      merge.stop = run % 3 == 2 ? nullptr : &stop;
+    // One window, looked at; two, and so on, then all.
+    uint64_t merged_ops = 0;
+    for (merge.windows_max = 1;; ++merge.windows_max) {
+      if (merge.windows_max == 5) merge.windows_max = UINT64_MAX;
       const auto summary = MergeOffline(merge);
       ASSERT_TRUE(summary.ok()) << summary.status();
       if (summary->finished) break;
+      ASSERT_EQ(summary->windows, merge.windows_max);
+      ASSERT_GT(summary->merged_ops, merged_ops);
+      ASSERT_LT(summary->merged_ops, summary->total_ops);
+      merged_ops = summary->merged_ops;
       ExpectTarget(cow, "base.img", new_);
     }
     Bytes base = ReadFile("base.img");

@@ -418,6 +418,17 @@ TEST_F(HandTest, PauseStopsAtTheNextEdgeAndStartGoesOn) {
   EXPECT_EQ(Next(), "read-source");
 }
 
+TEST_F(HandTest, APauseInTheLastWindowIsTheEnd) {
+  Make(MakeFile(4, {Zero(0)}, true));
+  engine_->Start();
+  while (Next() != "commit") {
+  }
+  engine_->Pause();
+  EXPECT_EQ(Next(), "flush-cow");
+  EXPECT_EQ(Next(), "stop");
+  EXPECT_EQ(engine_->state(), Engine::State::kDone);
+}
+
 TEST_F(HandTest, AHeaderThatChangedUnderneathStopsTheMerge) {
   Make(MakeFile(4, {Zero(0)}, true));
   StoreLe<uint64_t>(scenario_.cow.data() + cow::kMergeCounterOffset, 1);

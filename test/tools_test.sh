@@ -4,11 +4,12 @@
 # Goal: dmuserctl and dmuserd as their users meet them, without a kernel: round
 # trips on real files, every wrong input with its sentence and exit code and
 # nothing changed, an idle daemon that is small and asleep.
-# Usage: tools_test.sh DMUSERCTL DMUSERD MAKE_IMAGES
+# Usage: tools_test.sh DMUSERCTL DMUSERD MAKE_IMAGES MERGE_SIGNALS
 set -euo pipefail
 ctl=$PWD/$1
 daemon=$PWD/$2
 make_images=$PWD/$3
+merge_signals=$PWD/$4
 cd "$TEST_TMPDIR"
 
 fail() {
@@ -83,8 +84,7 @@ cmp -n $((9 * 512)) -i $((3 * 512)):0 new.img out.img || fail "--range"
 "$ctl" cow inspect a.cow --order --ops --map >inspect.txt
 grep -q '^map of' inspect.txt || fail "inspect --map"
 
-# Merged without a kernel: a trial that changes nothing, then in pieces, with
-# signals in between.
+# Merged without a kernel: a trial that changes nothing, then at once.
 cp old.img base.img
 cp a.cow work.cow
 "$ctl" cow merge work.cow --base base.img --dry-run --quiet
@@ -99,6 +99,13 @@ cmp base.img new.img || fail "the merged base is not the new image"
 cmp out.img new.img || fail "extract after merge"
 "$ctl" cow merge work.cow --base base.img --quiet || fail "merge of a merged"
 rm base.img work.cow v2.cow v3.cow w2.cow plain.cow out.img
+
+# A signal pauses a merge, a kill cuts it, the same command goes on.
+python3 "$make_images" first.img second.img 64
+"$ctl" cow create first.img second.img -o long.cow --quiet
+python3 "$merge_signals" "$ctl" long.cow first.img second.img ||
+  fail "a merge with signals"
+rm first.img second.img long.cow
 
 # Grown and shrunk.
 cat new.img old.img >long.img

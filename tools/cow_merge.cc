@@ -85,7 +85,10 @@ class Merger {
   absl::Status Drive(ProgressBar* bar) {
     merge::Command command;
     for (;;) {
-      if (options_.stop != nullptr && options_.stop->load()) engine_.Pause();
+      if (summary_.windows >= options_.windows_max ||
+          (options_.stop != nullptr && options_.stop->load())) {
+        engine_.Pause();
+      }
       switch (engine_.Next(&command)) {
         case Turn::kCommand: {
           const IoStatus status = Execute(command);

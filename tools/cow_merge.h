@@ -21,6 +21,8 @@ struct MergeOptions {
   bool progress = false;  // draw a bar
   // Set by a signal handler: stop at the next window edge.
   const std::atomic<bool>* stop = nullptr;
+  // Stop after so many windows; at least 1.
+  uint64_t windows_max = UINT64_MAX;
   // Blocks written between two commits at most, 64 to 16384. (Windows that go
   // through the scratch region have 510 at most.)
   uint32_t window_blocks = 2048;

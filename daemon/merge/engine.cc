@@ -265,11 +265,11 @@ void Engine::LeaveStage() {
 
 void Engine::LeaveEdge() {
   DMU_CHECK(window_ops_ == 0 && !staged_);
-  if (pause_) {
+  if (merged_ops_ == total_ops()) {
+    state_ = State::kDone;
+  } else if (pause_) {
     pause_ = false;
     state_ = State::kIdle;
-  } else if (merged_ops_ == total_ops()) {
-    state_ = State::kDone;
   } else if (!sector_valid_) {
     Enter(Stage::kReadSector);
   } else if (!marked_) {

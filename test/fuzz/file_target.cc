@@ -127,11 +127,10 @@ void CheckMerge(const Bytes& bytes, const cow::Image& image,
   options.cow_path = cow_file.path();
   options.base_path = base_file.path();
   options.window_blocks = 64;
-  // Once to the first window edge, then to the end.
-  const std::atomic<bool> stop{true};
-  options.stop = &stop;
+  // One window, then to the end.
+  options.windows_max = 1;
   auto summary = tools::MergeOffline(options);
-  options.stop = nullptr;
+  options.windows_max = UINT64_MAX;
   if (summary.ok() && !summary->finished) {
     summary = tools::MergeOffline(options);
   }
