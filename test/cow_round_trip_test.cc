@@ -24,6 +24,7 @@
 #include "tools/cow_extract.h"
 #include "tools/cow_file.h"
 #include "tools/cow_merge.h"
+#include "tools/cow_undo.h"
 #include "tools/cow_verify.h"
 #include "tools/file_io.h"
 #include "tools/mapped_file.h"
@@ -211,6 +212,76 @@ TEST_P(RoundTripTest, GivesTheNewImage) {
     ExpectTarget(cow, "base.img", new_);
     EXPECT_EQ(Verify(cow, "base.img").verdict, Verdict::kGood);
   }
+}
+
+// Forwards and back again by chance, in windows and steps; at every stop the
+// file reads as the new image, and what is taken back whole is the old one.
+TEST_P(RoundTripTest, AMergeWithAnUndoLogIsTakenBack) {
+  Bytes begin = old_;
+  // Without the extension nobody knows that the base must grow.
+  if (!options_.extension && new_.size() > old_.size()) {
+    begin.resize(new_.size());
+  }
+  WriteFile("base.img", begin);
+  std::filesystem::remove(Path("undo.log"));
+  MergeOptions merge;
+  merge.cow_path = Path("file.cow");
+  merge.base_path = Path("base.img");
+  merge.undo_log_path = Path("undo.log");
+  merge.window_blocks = 64 << random_() % 3;
+  UndoOptions undo;
+  undo.cow_path = merge.cow_path;
+  undo.base_path = merge.base_path;
+  undo.log_path = merge.undo_log_path;
+  for (int run = 0; run < 12; ++run) {
+    const bool whole = random_() % 3 == 0;
+    if (run == 0 || random_() % 2 == 0) {
+      merge.windows_max = whole ? UINT64_MAX : 1 + random_() % 3;
+      const auto summary = MergeOffline(merge);
+      ASSERT_TRUE(summary.ok()) << summary.status();
+      ExpectTarget("file.cow", "base.img", new_);
+      continue;
+    }
+    undo.steps_max = whole ? UINT64_MAX : 1 + random_() % 3;
+    const auto summary = UndoOffline(undo);
+    ASSERT_TRUE(summary.ok()) << summary.status();
+    if (summary->finished) {
+      ASSERT_TRUE(ReadFile("base.img") == begin);
+    }
+    ExpectTarget("file.cow", "base.img", new_);
+  }
+  merge.windows_max = undo.steps_max = UINT64_MAX;
+  auto merged = MergeOffline(merge);
+  ASSERT_TRUE(merged.ok() && merged->finished) << merged.status();
+  undo.dry_run = true;
+  const Bytes cow_before = ReadFile("file.cow");
+  const Bytes base_before = ReadFile("base.img");
+  auto undone = UndoOffline(undo);
+  ASSERT_TRUE(undone.ok()) << undone.status();
+  EXPECT_TRUE(ReadFile("file.cow") == cow_before);
+  EXPECT_TRUE(ReadFile("base.img") == base_before);
+  undo.dry_run = false;
+  // A log that is damaged anywhere is found out before anything is changed.
+  const Bytes log = ReadFile("undo.log");
+  Bytes bad = log;
+  const size_t at = random_() % bad.size();
+  bad[at] ^= 0x10;
+  WriteFile("undo.log", bad);
+  undone = UndoOffline(undo);
+  if (undone.ok()) {
+    // Padding of the superblock, and what no merge wrote.
+    EXPECT_TRUE(at >= kSectorBytes && at < kBlockBytes) << at;
+    merged = MergeOffline(merge);
+    ASSERT_TRUE(merged.ok()) << merged.status();
+  } else {
+    EXPECT_TRUE(ReadFile("file.cow") == cow_before);
+    EXPECT_TRUE(ReadFile("base.img") == base_before);
+  }
+  WriteFile("undo.log", log);
+  undone = UndoOffline(undo);
+  ASSERT_TRUE(undone.ok() && undone->finished) << undone.status();
+  EXPECT_TRUE(ReadFile("base.img") == begin);
+  EXPECT_EQ(Verify("file.cow", "base.img").verdict, Verdict::kGood);
 }
 
 // One bit anywhere in a file with checks, scratch region and padding aside.

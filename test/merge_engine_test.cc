@@ -72,12 +72,12 @@ struct Files {
   // the reads of the op table; or what went wrong.
   std::string Merge(sim::MachineOptions options) {
     options.staging_blocks = std::max(options.staging_blocks, 2u);
-    sim::MergeMachine machine(scenario, base, cow, options, 1);
+    sim::MergeMachine machine(scenario, {base, cow, {}}, options, 1);
     if (!machine.Load()) return machine.error();
     while (machine.Step()) {
     }
     if (!machine.finished()) return machine.error();
-    std::string text = machine.transcript();
+    std::string text = machine.runner().transcript();
     const std::string flush = "\nflush-cow\n";
     const size_t begin = text.find(flush);
     if (text.rfind("read-sector 0+", 0) != 0 || begin != text.find('\n')) {
@@ -203,18 +203,18 @@ TEST(MergeEngineTest, EveryChangeOfKindEndsAWindow) {
 // Runs a merge until `command` has been handed out, then cuts the power with
 // everything kept.
 void RunUntil(Files* files, const std::string& command) {
-  sim::MergeMachine machine(files->scenario, files->base, files->cow,
+  sim::MergeMachine machine(files->scenario, {files->base, files->cow, {}},
                             {.staging_blocks = 8}, 1);
   ASSERT_TRUE(machine.Load());
-  while (machine.transcript().find(command) == std::string::npos) {
+  while (machine.runner().transcript().find(command) == std::string::npos) {
     ASSERT_TRUE(machine.Step()) << machine.error();
   }
   const auto after = [](const sim::SimDisk& disk) {
     return sim::SimDisk(
         disk, disk.AfterCrash(std::vector<bool>(disk.pending().size(), true)));
   };
-  files->base = after(machine.base());
-  files->cow = after(machine.cow());
+  files->base = after(machine.disks().base);
+  files->cow = after(machine.disks().cow);
 }
 
 TEST(MergeEngineTest, AStagedWindowIsReplayedFromScratch) {
@@ -341,18 +341,17 @@ class HandTest : public testing::Test {
   std::vector<uint8_t> staging_ = std::vector<uint8_t>(8 * kBlockBytes);
 };
 
-TEST_F(HandTest, AWindowWaitsForReadsOfItsSourcesOnly) {
-  Make(MakeFile(4, {Copy(0, 2), Copy(1, 3)}, true));
+TEST_F(HandTest, AWindowWaitsForReadsOfSourcesThatItOverwrites) {
+  Make(MakeFile(4, {Copy(0, 1), Copy(1, 2)}, true));
   Lease on_window;
-  engine_->leases()->Take(&on_window, 1);
+  engine_->leases()->Take(&on_window, 0);
   engine_->Start();
-  EXPECT_EQ(Next(), "read-sector");
-  EXPECT_EQ(Next(), "flush-cow");
-  EXPECT_EQ(Next(), "mark");
-  EXPECT_EQ(Next(), "flush-cow");
-  EXPECT_EQ(Next(), "read-ops");
-  EXPECT_EQ(Next(), "read-source");
-  EXPECT_EQ(Next(), "wait-lease");
+  for (const char* expected :
+       {"read-sector", "flush-cow", "mark", "flush-cow", "read-ops",
+        "read-source", "write-scratch", "write-scratch", "flush-cow",
+        "write-state", "flush-cow", "wait-lease"}) {
+    EXPECT_EQ(Next(), expected);
+  }
   // New reads come from staging by now.
   EXPECT_EQ(engine_->Staged(0), staging_.data());
   EXPECT_EQ(engine_->Staged(1), staging_.data() + kBlockBytes);
@@ -368,6 +367,49 @@ TEST_F(HandTest, AWindowWaitsForReadsOfItsSourcesOnly) {
   EXPECT_EQ(engine_->merged_ops(), 2u);
   EXPECT_EQ(engine_->merged_bytes(), 2u * kBlockBytes);
   engine_->Detach();
+}
+
+TEST_F(HandTest, ADirectWindowWaitsForReadsOfEarlierOnesOnly) {
+  Make(MakeFile(6, {Copy(0, 2), Copy(1, 3), Zero(2), Zero(3)}, true));
+  Lease first;
+  engine_->leases()->Take(&first, 1);
+  engine_->Start();
+  for (const char* expected :
+       {"read-sector", "flush-cow", "mark", "flush-cow", "read-ops",
+        "read-source", "write-base", "flush-base", "commit", "flush-cow",
+        "wait-lease"}) {
+    EXPECT_EQ(Next(), expected);
+  }
+  // The second window overwrites what the read is of.
+  engine_->leases()->Release(&first);
+  EXPECT_EQ(Next(), "zero-base");
+}
+
+// Twice what fits into staging: written in two fills, committed once.
+TEST_F(HandTest, ADirectWindowIsLongerThanStaging) {
+  std::vector<Change> changes;
+  for (uint32_t i = 0; i < 16; ++i) changes.push_back(Copy(i, 16 + i));
+  Make(MakeFile(32, changes, true));
+  engine_->Start();
+  for (int i = 0; i < 5; ++i) Next();
+  EXPECT_EQ(Next(), "read-source");
+  EXPECT_EQ(Next(), "write-base");
+  EXPECT_NE(engine_->Staged(0), nullptr);
+  EXPECT_EQ(Next(), "read-source");
+  EXPECT_EQ(Next(), "write-base");
+  // What is written and not committed is read where it was before.
+  EXPECT_EQ(engine_->Staged(0), nullptr);
+  EXPECT_NE(engine_->Staged(15), nullptr);
+  EXPECT_EQ(Next(IoStatus::kIoError), "flush-base");
+  EXPECT_EQ(Next(), "stop");
+  engine_->Start();
+  // Any of the writes may be lost: from the first fill on.
+  for (const char* expected :
+       {"read-source", "write-base", "read-source", "write-base", "flush-base",
+        "commit", "flush-cow", "stop"}) {
+    EXPECT_EQ(Next(), expected);
+  }
+  EXPECT_EQ(engine_->merged_ops(), 16u);
 }
 
 TEST_F(HandTest, AFailedFlushRepeatsTheWritesBeforeIt) {

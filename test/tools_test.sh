@@ -122,6 +122,36 @@ for pair in "old.img long.img" "old.img short.img" "short.img long.img"; do
 done
 rm out.img c.cow base.img
 
+# Taken back, half-way and whole.
+cp old.img base.img
+cp a.cow work.cow
+undo=("$ctl" merge undo work.cow --base base.img --undo-log undo.log --quiet)
+expect 9 'undo.log' "${undo[@]}"
+"$ctl" cow merge work.cow --base base.img --undo-log undo.log --quiet
+cmp base.img new.img || fail "the merge with an undo log"
+"${undo[@]}" --dry-run
+cmp base.img new.img || fail "a trial undo changed the base"
+"${undo[@]}"
+cmp base.img old.img || fail "the undone base is not the old image"
+"$ctl" cow verify work.cow --base base.img --quiet || fail "verify after undo"
+"$ctl" cow merge work.cow --base base.img --undo-log undo.log --quiet
+cmp base.img new.img || fail "the merge after an undo"
+"$ctl" cow create new.img old.img -o back.cow --quiet
+expect 4 'another COW file' "$ctl" cow merge back.cow --base base.img \
+  --undo-log undo.log
+cp old.img other.img
+cp a.cow other.cow
+"$ctl" cow merge other.cow --base other.img --quiet
+expect 4 'without this log' "$ctl" cow merge other.cow --base other.img \
+  --undo-log other.log
+expect 2 'is no undo log' "$ctl" merge undo work.cow --base base.img \
+  --undo-log back.cow
+expect 2 'is no undo log' "$ctl" cow merge a.cow --base old.img \
+  --undo-log new.img
+expect 2 'COW file' "$ctl" merge undo work.cow --base base.img \
+  --undo-log work.cow
+rm base.img work.cow undo.log back.cow other.img other.cow
+
 # Wrong input.
 : >empty.img
 head -c 5000 old.img >odd.img

@@ -6,65 +6,81 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
-#include "daemon/cow/codec.h"
-#include "daemon/cow/unit.h"
 #include "daemon/merge/engine.h"
 #include "daemon/merge/merged_bytes.h"
 #include "tools/base_identity.h"
+#include "tools/command_io.h"
 #include "tools/cow_file.h"
 #include "tools/file_io.h"
 #include "tools/progress_bar.h"
+#include "tools/undo_log.h"
 
 namespace dmu::tools {
 namespace {
 
-using Kind = merge::Command::Kind;
 using Turn = merge::Engine::Turn;
 
 class Merger {
  public:
-  Merger(const MergeOptions& options, const CowFile& cow, const File& base)
+  // `log`: nullptr when none is kept.
+  Merger(const MergeOptions& options, const CowFile& cow, const File& base,
+         const UndoLog* log)
       : options_(options),
         cow_(cow),
-        base_(base),
-        codec_(cow::Codec::Create(cow.image->compressions)),
+        io_({.image = cow.image.get(),
+             .cow = &cow.file,
+             .base = &base,
+             .undo = log == nullptr ? nullptr : &log->file,
+             .dry_run = options.dry_run}),
         engine_(*cow.image, BaseBytes(options, cow, base),
                 cow.file.size_bytes(),
                 {.merged_bytes = MergedSoFar(*cow.image)}),
         workspace_(options.window_blocks),
-        staging_(size_t{options.window_blocks} * kBlockBytes),
-        stored_(std::max<size_t>(cow.image->stored_bytes_max, 1)),
-        block_(kBlockBytes),
-        zeros_(merge::kCommandBytesMax) {}
+        staging_(size_t{options.window_blocks} * kBlockBytes) {
+    if (log == nullptr) return;
+    engine_.KeepUndoLog(log->tail, log->limit_bytes);
+    undo_buffer_.resize(merge::Engine::kUndoBufferBytes);
+  }
 
   absl::StatusOr<MergeSummary> Run() {
     const auto start = std::chrono::steady_clock::now();
-    if (codec_ == nullptr || !workspace_.valid()) {
+    if (!io_.valid() || !workspace_.valid()) {
       return absl::ResourceExhaustedError("no memory for the merge");
     }
     if (engine_.refusal()[0] != '\0') {
       return absl::FailedPreconditionError(
           absl::StrCat(cow_.file.path(), ": ", engine_.refusal()));
     }
-    engine_.Attach(&workspace_, staging_);
+    engine_.Attach(&workspace_, staging_, undo_buffer_);
     ProgressBar bar(options_.dry_run ? "checking" : "merging ",
                     options_.progress);
     engine_.Start();
     if (absl::Status status = Drive(&bar); !status.ok()) return status;
-    summary_.finished = engine_.state() == merge::Engine::State::kDone;
-    summary_.merged_ops = engine_.merged_ops();
-    summary_.total_ops = engine_.total_ops();
-    summary_.elapsed_s =
+    const CommandIo::Work& work = io_.work();
+    MergeSummary summary;
+    summary.finished = engine_.state() == merge::Engine::State::kDone;
+    summary.merged_ops = engine_.merged_ops();
+    summary.total_ops = engine_.total_ops();
+    summary.base_bytes = work.base_bytes;
+    summary.scratch_bytes = work.cow_bytes;
+    summary.undo_bytes = work.undo_bytes;
+    summary.windows = work.windows;
+    summary.scratch_windows = work.scratch_windows;
+    summary.flushes = work.flushes;
+    summary.elapsed_s =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
             .count();
-    return summary_;
+    return summary;
   }
+
+  const merge::UndoTail& undo_tail() const { return engine_.undo_tail(); }
 
  private:
   // A trial has not grown the base as the merge would.
@@ -85,17 +101,15 @@ class Merger {
   absl::Status Drive(ProgressBar* bar) {
     merge::Command command;
     for (;;) {
-      if (summary_.windows >= options_.windows_max ||
+      if (io_.work().windows >= options_.windows_max ||
           (options_.stop != nullptr && options_.stop->load())) {
         engine_.Pause();
       }
       switch (engine_.Next(&command)) {
-        case Turn::kCommand: {
-          const IoStatus status = Execute(command);
-          engine_.Done(command.id, status);
+        case Turn::kCommand:
+          engine_.Done(command.id, io_.Execute(command));
           bar->Update(engine_.merged_bytes(), cow_.image->merge_bytes);
           break;
-        }
         case Turn::kStop:
           return Stopped();
         case Turn::kWaitDone:
@@ -107,101 +121,23 @@ class Merger {
     }
   }
 
+  // The file's own sentence is better than the engine's.
   absl::Status Stopped() {
     if (engine_.state() != merge::Engine::State::kFailed) {
       return absl::OkStatus();
     }
-    if (!io_error_.ok()) return io_error_;
+    if (!io_.error().ok()) return io_.error();
     return absl::DataLossError(
         absl::StrCat(cow_.file.path(), ": ", engine_.error()));
   }
 
-  IoStatus Execute(const merge::Command& command) {
-    const ByteSpan data(command.data, command.length_bytes);
-    switch (command.kind) {
-      case Kind::kReadSector:
-      case Kind::kReadOps:
-      case Kind::kReadChecks:
-      case Kind::kReadSequence:
-      case Kind::kReadScratch:
-        return Note(cow_.file.ReadAt(command.offset, data));
-      case Kind::kReadSource:
-        return Note(base_.ReadAt(command.offset, data));
-      case Kind::kLoadUnit:
-      case Kind::kXorUnit:
-        return LoadUnit(command);
-      case Kind::kMark:
-      case Kind::kWriteScratch:
-        summary_.scratch_bytes += data.size();
-        return Write(cow_.file, command.offset, data);
-      case Kind::kWriteState:
-        summary_.scratch_bytes += data.size();
-        ++summary_.scratch_windows;
-        return Write(cow_.file, command.offset, data);
-      case Kind::kCommit:
-        summary_.scratch_bytes += data.size();
-        ++summary_.windows;
-        return Write(cow_.file, command.offset, data);
-      case Kind::kWriteBase:
-        summary_.base_bytes += data.size();
-        return Write(base_, command.offset, data);
-      case Kind::kZeroBase:
-        summary_.base_bytes += command.length_bytes;
-        return Write(base_, command.offset,
-                     ConstByteSpan(zeros_.data(), command.length_bytes));
-      case Kind::kFlushCow:
-        return Flush(cow_.file);
-      case Kind::kFlushBase:
-        return Flush(base_);
-    }
-    return IoStatus::kUnsupported;
-  }
-
-  IoStatus LoadUnit(const merge::Command& command) {
-    const bool is_xor = command.kind == Kind::kXorUnit;
-    const ByteSpan stored(stored_.data(), command.op.data_length);
-    const IoStatus read = Note(cow_.file.ReadAt(command.offset, stored));
-    if (read != IoStatus::kOk) return read;
-    const IoStatus status = cow::DecodeUnit(
-        codec_.get(), command.op.compression,
-        command.has_check ? &command.check : nullptr, stored,
-        {is_xor ? block_.data() : command.data, command.length_bytes});
-    if (status == IoStatus::kOk && is_xor) {
-      cow::XorOnto(block_.data(), command.length_bytes, command.data);
-    }
-    return status;
-  }
-
-  IoStatus Write(const File& file, uint64_t offset, ConstByteSpan bytes) {
-    if (options_.dry_run) return IoStatus::kOk;
-    return Note(file.WriteAt(offset, bytes));
-  }
-
-  IoStatus Flush(const File& file) {
-    ++summary_.flushes;
-    if (options_.dry_run) return IoStatus::kOk;
-    return Note(file.SyncData());
-  }
-
-  // The file's own sentence is better than the engine's.
-  IoStatus Note(absl::Status status) {
-    if (status.ok()) return IoStatus::kOk;
-    if (io_error_.ok()) io_error_ = std::move(status);
-    return IoStatus::kIoError;
-  }
-
   const MergeOptions& options_;
   const CowFile& cow_;
-  const File& base_;
-  std::unique_ptr<cow::Codec> codec_;
+  CommandIo io_;
   merge::Engine engine_;
   merge::Workspace workspace_;
   std::vector<uint8_t> staging_;
-  std::vector<uint8_t> stored_;  // a unit as it is in the file
-  std::vector<uint8_t> block_;   // what is xored
-  const std::vector<uint8_t> zeros_;
-  MergeSummary summary_;
-  absl::Status io_error_;
+  std::vector<uint8_t> undo_buffer_;
 };
 
 // The base must hold the whole target before, and nothing more after the merge.
@@ -219,13 +155,9 @@ absl::Status GrowBase(const MergeOptions& options, const cow::Image& image,
   return status.ok() ? base->Sync() : status;
 }
 
-absl::Status CutBase(const cow::Image& image, File* base) {
-  if (!image.has_extension || base->is_block_device() ||
-      base->size_bytes() <= image.extension.target_bytes) {
-    return absl::OkStatus();
-  }
-  absl::Status status = base->Resize(image.extension.target_bytes);
-  return status.ok() ? base->Sync() : status;
+bool MustCutBase(const cow::Image& image, const File& base) {
+  return image.has_extension && !base.is_block_device() &&
+         base.size_bytes() > image.extension.target_bytes;
 }
 
 }  // namespace
@@ -244,6 +176,19 @@ absl::StatusOr<MergeSummary> MergeOffline(const MergeOptions& options) {
   if (!image.ok()) return image.status();
   const CowFile cow = {*std::move(cow_file), *std::move(image)};
   absl::Status status = CheckBaseIdentity(cow, *base);
+  if (!status.ok()) return status;
+  std::optional<UndoLog> log;
+  if (!options.undo_log_path.empty() && !options.dry_run) {
+    if (base->IsAt(options.undo_log_path) ||
+        cow.file.IsAt(options.undo_log_path)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the undo log ", options.undo_log_path, " is the base or COW file"));
+    }
+    absl::StatusOr<UndoLog> opened =
+        OpenUndoLog(options.undo_log_path, *cow.image, base->size_bytes());
+    if (!opened.ok()) return opened.status();
+    log = *std::move(opened);
+  }
   if (status.ok()) status = GrowBase(options, *cow.image, &*base);
   if (status.ok() && !options.dry_run) {
     status = cow::CheckBase(*cow.image, base->size_bytes(), /*for_merge=*/true);
@@ -253,9 +198,18 @@ absl::StatusOr<MergeSummary> MergeOffline(const MergeOptions& options) {
     }
   }
   if (!status.ok()) return status;
-  absl::StatusOr<MergeSummary> summary = Merger(options, cow, *base).Run();
+  Merger merger(options, cow, *base, log.has_value() ? &*log : nullptr);
+  absl::StatusOr<MergeSummary> summary = merger.Run();
   if (!summary.ok() || options.dry_run || !summary->finished) return summary;
-  status = CutBase(*cow.image, &*base);
+  const bool cut = MustCutBase(*cow.image, *base);
+  if (cut && log.has_value()) {
+    status = SaveTail(*log, *base, cow.image->extension.target_bytes,
+                      merger.undo_tail());
+  }
+  if (cut && status.ok()) {
+    status = base->Resize(cow.image->extension.target_bytes);
+    if (status.ok()) status = base->Sync();
+  }
   if (!status.ok()) return status;
   return summary;
 }

@@ -18,6 +18,9 @@ struct MergeOptions {
   std::string base_path;
   // Changes nothing: goes through the whole merge, checks all data, counts.
   bool dry_run = false;
+  // Keeps there what the merge overwrites (undo_log.h); empty: nowhere. Once a
+  // merge has begun with one it must go on with it, or the log is worthless.
+  std::string undo_log_path;
   bool progress = false;  // draw a bar
   // Set by a signal handler: stop at the next window edge.
   const std::atomic<bool>* stop = nullptr;
@@ -36,6 +39,7 @@ struct MergeSummary {
   // scratch region and header.
   uint64_t base_bytes = 0;
   uint64_t scratch_bytes = 0;
+  uint64_t undo_bytes = 0;
   uint64_t windows = 0;
   uint64_t scratch_windows = 0;
   uint64_t flushes = 0;

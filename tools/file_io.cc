@@ -132,6 +132,16 @@ absl::StatusOr<File> File::OpenForWrite(const std::string& path) {
   return file;
 }
 
+absl::StatusOr<File> File::CreateForWrite(const std::string& path) {
+  const int fd =
+      open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd < 0) return ErrnoStatus(errno, absl::StrCat("make ", path));
+  close(fd);
+  return OpenForWrite(path);
+}
+
+void File::Remove() const { unlink(path_.c_str()); }
+
 absl::StatusOr<File> File::Duplicate() const {
   File file;
   file.path_ = path_;
@@ -150,6 +160,15 @@ absl::Status File::Resize(uint64_t bytes) {
   absl::Status status = Truncate(bytes);
   if (status.ok()) size_bytes_ = bytes;
   return status;
+}
+
+absl::Status File::Reserve(uint64_t bytes) const {
+  if (fallocate(fd_, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes)) == 0 ||
+      errno == EOPNOTSUPP || errno == ENOSYS) {
+    return absl::OkStatus();
+  }
+  return ErrnoStatus(errno,
+                     absl::StrCat("reserve ", bytes, " bytes for ", path_));
 }
 
 absl::Status File::Examine() {
@@ -218,6 +237,12 @@ absl::Status File::WriteAt(uint64_t offset, ConstByteSpan bytes) const {
 absl::Status File::Sync() const {
   if (fsync(fd_) == 0) return absl::OkStatus();
   return ErrnoStatus(errno, absl::StrCat("sync ", path_));
+}
+
+absl::Status File::SyncWithName() const {
+  absl::Status status = Sync();
+  if (!status.ok() || is_block_device_) return status;
+  return SyncDirectoryOf(path_);
 }
 
 absl::Status File::SyncData() const {

@@ -40,18 +40,28 @@ class File {
   // kAborted when it is in use (mounted, mapped, or written by another of us).
   static absl::StatusOr<File> OpenForWrite(const std::string& path);
 
+  // Makes an empty regular file and opens it so; kAlreadyExists.
+  static absl::StatusOr<File> CreateForWrite(const std::string& path);
+  // Takes it back: the name is gone.
+  void Remove() const;
+
   // The same open file once more.
   absl::StatusOr<File> Duplicate() const;
 
   // Sets the size of a regular file; Resize has size_bytes() follow.
   absl::Status Truncate(uint64_t bytes) const;
   absl::Status Resize(uint64_t bytes);
+  // Takes room for so many bytes from the file system, where it can; the size
+  // stays.
+  absl::Status Reserve(uint64_t bytes) const;
 
   // Reads or writes the whole range, or says where it failed. Threads may share
   // a File for these.
   absl::Status ReadAt(uint64_t offset, ByteSpan out) const;
   absl::Status WriteAt(uint64_t offset, ConstByteSpan bytes) const;
   absl::Status Sync() const;
+  // And that it is found by its name, for a file that was made.
+  absl::Status SyncWithName() const;
   // The contents only, as far as they can be found again.
   absl::Status SyncData() const;
 

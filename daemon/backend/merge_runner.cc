@@ -54,7 +54,8 @@ void MergeRunner::Start() {
 void MergeRunner::Pause() { parts_.engine->Pause(); }
 
 bool MergeRunner::Attach() {
-  workspace_.reset(new (std::nothrow) merge::Workspace(kStagingBlocks));
+  workspace_.reset(new (std::nothrow)
+                       merge::Workspace(merge::kWindowOpsDefault));
   staging_ = MappedMemory::Map(size_t{kStagingBlocks} * kBlockBytes);
   stored_ = MappedMemory::Map(kSlots * room_bytes());
   if (workspace_ == nullptr || !workspace_->valid() || staging_.empty() ||
@@ -217,6 +218,20 @@ void MergeRunner::Issue(Slot* slot) {
       break;
     case Kind::kReadSource:
       disk = parts_.source;
+      break;
+    case Kind::kReadOld:
+      disk = parts_.base;
+      break;
+    case Kind::kReadUndo:
+      DMU_CHECK(false);  // an undo is no merge
+      break;
+    case Kind::kWriteUndo:
+      disk = undo_.get();
+      op.kind = DiskOp::Kind::kWrite;
+      break;
+    case Kind::kFlushUndo:
+      disk = undo_.get();
+      op.kind = DiskOp::Kind::kFlush;
       break;
     case Kind::kLoadUnit:
     case Kind::kXorUnit:

@@ -24,7 +24,7 @@ class MergeRunner : public MergeControl {
  public:
   // Blocks of staging memory, 2 MiB: windows through scratch then have the 510
   // entries that Android's daemon counts on.
-  static constexpr uint32_t kStagingBlocks = merge::kWindowOpsDefault;
+  static constexpr uint32_t kStagingBlocks = merge::kStagingBlocksDefault;
 
   // All must outlive the runner; `codec` may be nullptr when nothing is
   // compressed.
@@ -98,6 +98,7 @@ class MergeRunner : public MergeControl {
   std::unique_ptr<merge::Workspace> workspace_;
   MappedMemory staging_;
   MappedMemory stored_;  // room_bytes() for each slot
+  std::unique_ptr<Disk> undo_;
 };
 
 }  // namespace dmu

@@ -39,6 +39,14 @@ const char* CommandName(Command::Kind kind) {
       return "zero-base";
     case Command::Kind::kFlushBase:
       return "flush-base";
+    case Command::Kind::kReadOld:
+      return "read-old";
+    case Command::Kind::kReadUndo:
+      return "read-undo";
+    case Command::Kind::kWriteUndo:
+      return "write-undo";
+    case Command::Kind::kFlushUndo:
+      return "flush-undo";
   }
   return "?";
 }

@@ -34,6 +34,10 @@ struct Command {
     kWriteBase,     // memory -> base
     kZeroBase,      // [offset, offset + length_bytes) of the base reads as 0
     kFlushBase,     // every base write done before is durable
+    kReadOld,       // base -> memory: what is about to be overwritten
+    kReadUndo,      // undo log -> memory
+    kWriteUndo,     // memory -> undo log
+    kFlushUndo,     // every write to the undo log done before is durable
   };
 
   Kind kind = Kind::kReadSector;

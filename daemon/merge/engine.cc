@@ -60,21 +60,33 @@ Engine::Engine(const cow::Image& image, uint64_t base_bytes, uint64_t cow_bytes,
   if (merged_ops_ == total_ops() && refusal_[0] == '\0') state_ = State::kDone;
 }
 
-void Engine::Attach(Workspace* workspace, ByteSpan staging) {
+void Engine::KeepUndoLog(const UndoTail& tail, uint64_t limit_bytes) {
+  DMU_CHECK(workspace_ == nullptr);
+  DMU_CHECK(tail.position >= undo_begin_min());
+  keeps_undo_ = true;
+  undo_ = undo_durable_ = tail;
+  undo_limit_bytes_ = limit_bytes;
+}
+
+void Engine::Attach(Workspace* workspace, ByteSpan staging,
+                    ByteSpan undo_buffer) {
   DMU_CHECK(workspace_ == nullptr && workspace != nullptr);
   DMU_CHECK(workspace->valid());
   const size_t blocks = std::min<size_t>(staging.size() / kBlockBytes,
                                          workspace->window.capacity);
   DMU_CHECK(blocks >= 1);
   DMU_CHECK(blocks * kBlockBytes >= image_.header.unit_bytes_max());
+  DMU_CHECK(undo_buffer.size() == (keeps_undo_ ? kUndoBufferBytes : 0));
   workspace_ = workspace;
   staging_ = staging.first(blocks * kBlockBytes);
+  undo_buffer_ = undo_buffer;
 }
 
 void Engine::Detach() {
   DMU_CHECK(under_way_ == 0 && !staged_ && state_ != State::kRunning);
   workspace_ = nullptr;
-  staging_ = ByteSpan();
+  staging_ = undo_buffer_ = ByteSpan();
+  undo_ = undo_durable_;
   sector_valid_ = false;
   walk_position_ = UINT64_MAX;
   window_ops_ = 0;
@@ -117,14 +129,15 @@ Engine::Turn Engine::Next(Command* command) {
 }
 
 bool Engine::MustWaitForLeases() const {
-  if (cursor_ > 0 || flush_sent_) return false;
+  if (flush_sent_) return false;
   switch (stage_) {
     case Stage::kStageData:
       // The reads that a replayed window left on the scratch region.
-      return leases_.AnyBelow(merged_ops_);
+      return cursor_ == 0 && leases_.AnyBelow(merged_ops_);
     case Stage::kApply:
       // While state 2 is on disk nobody reads the sources of W.
-      return !replay_ && leases_.AnyBelow(window_end());
+      return cursor_ == fill_first_ && !replay_ &&
+             leases_.AnyBelow(lease_end());
     default:
       return false;
   }
@@ -146,8 +159,9 @@ Engine::Turn Engine::Register(Command* command) {
   if (command->kind == Command::Kind::kWriteBase ||
       command->kind == Command::Kind::kZeroBase) {
     DMU_CHECK(stage_ == Stage::kApply && window_ops_ > 0 && marked_);
-    DMU_CHECK(replay_ || !leases_.AnyBelow(window_end()));
+    DMU_CHECK(replay_ || !leases_.AnyBelow(lease_end()));
     DMU_CHECK(replay_ || !workspace_->window.through_scratch || state_durable_);
+    DMU_CHECK(!keeps_undo_ || undo_durable_.position >= window_end());
   }
   if (stage_ >= Stage::kStageData) DMU_CHECK(sector_valid_);
   if (command->kind == Command::Kind::kCommit) {
@@ -189,8 +203,10 @@ void Engine::Done(uint32_t id, IoStatus status) {
 }
 
 void Engine::Enter(Stage stage) {
+  const bool of_a_fill = stage == Stage::kGather ||
+                         stage == Stage::kGatherXor || stage == Stage::kApply;
   stage_ = stage;
-  cursor_ = 0;
+  cursor_ = of_a_fill ? fill_first_ : 0;
   retry_cursor_ = UINT32_MAX;
   flush_sent_ = false;
 }
@@ -206,9 +222,12 @@ void Engine::LeaveStage() {
       const auto state = static_cast<cow::ScratchState>(
           workspace_->sector[image_.header.ScratchStateOffset()]);
       marked_ = !has_scratch() || state != cow::ScratchState::kNotStarted;
-      Enter(marked_ ? Stage::kEdge : Stage::kMark);
+      Enter(Stage::kFlushLog);
       return;
     }
+    case Stage::kFlushLog:
+      Enter(marked_ ? Stage::kEdge : Stage::kMark);
+      return;
     case Stage::kMark:
       marked_ = true;
       Enter(Stage::kEdge);
@@ -216,7 +235,18 @@ void Engine::LeaveStage() {
     case Stage::kPlan:
       workspace_->plan.End();
       window_ops_ = workspace_->window.ops;
-      Enter(Stage::kGather);
+      EnterSave();
+      return;
+    case Stage::kSaveRead:
+      SealGroup();
+      Enter(Stage::kSaveWrite);
+      return;
+    case Stage::kSaveWrite:
+      undo_.offset += workspace_->undo_group.bytes();
+      undo_.position = workspace_->undo_group.end_position;
+      undo_.previous = LoadLe<uint64_t>(undo_buffer_.data() + kBlockBytes - 8);
+      if (flush_sent_) undo_durable_ = undo_;
+      EnterSave();
       return;
     case Stage::kGather:
       if (workspace_->window.has_xor) {
@@ -254,6 +284,10 @@ void Engine::LeaveStage() {
         EnterLoadScratch();
         return;
       }
+      if (!is_last_fill()) {
+        EnterFill(fill_end_);
+        return;
+      }
       base_flushed_ = true;
       Enter(Stage::kCommit);
       return;
@@ -282,6 +316,7 @@ void Engine::LeaveEdge() {
     workspace_->plan.Begin(
         &workspace_->window,
         {staging_blocks(), has_scratch(), options_.direct_ops_min});
+    staged_ = false;
     planned_ = false;
     // A window that was given up has led the walk too far.
     if (walk_position_ != merged_ops_) Seek(merged_ops_);
@@ -302,14 +337,33 @@ void Engine::EnterLoadScratch() {
     entry.op.type = cow::OpType::kCopy;
     entry.op.new_block = scratch_[replay_next_ + i].new_block;
     entry.slot = static_cast<uint16_t>(i);
-    entry.duplicate = false;
+    entry.duplicate = entry.begins_fill = false;
     DMU_CHECK(window.staged.Insert(entry.op.new_block, entry.slot));
   }
   window.ops = window.blocks = static_cast<uint32_t>(count);
   window.through_scratch = true;
   window.has_xor = false;
   window.bytes = scratch_.size() * kBlockBytes;
+  fill_first_ = 0;
+  fill_end_ = window.ops;
   Enter(Stage::kLoadScratch);
+}
+
+void Engine::EnterFill(uint32_t first) {
+  Window& window = workspace_->window;
+  staged_ = false;
+  window.staged.Clear();
+  fill_first_ = fill_end_ = first;
+  do {
+    WindowEntry& entry = window.entries[fill_end_];
+    entry.xored = false;
+    if (entry.slot == WindowEntry::kNoSlot) continue;
+    for (uint32_t i = 0; i < entry.op.span_blocks(); ++i) {
+      DMU_CHECK(window.staged.Insert(entry.op.new_block + i,
+                                     static_cast<uint16_t>(entry.slot + i)));
+    }
+  } while (++fill_end_ < window.ops && !window.entries[fill_end_].begins_fill);
+  Enter(Stage::kGather);
 }
 
 void Engine::Commit() {
@@ -374,6 +428,7 @@ void Engine::FailCommand(const UnderWay& command, IoStatus status) {
           "to be started again",
           offset, IoStatusName(status));
       return;
+    case Kind::kReadOld:
     case Kind::kReadSource:
       Fail(
           "reading %u bytes at offset %llu of the base failed: %s; the merge "
@@ -396,6 +451,15 @@ void Engine::FailCommand(const UnderWay& command, IoStatus status) {
           "waits to be started again",
           command.length_bytes, offset, IoStatusName(status));
       return;
+    case Kind::kReadUndo:
+      break;  // never asked for here
+    case Kind::kWriteUndo:
+    case Kind::kFlushUndo:
+      Fail(
+          "writing %u bytes at offset %llu of the undo log failed: %s; the "
+          "merge waits to be started again",
+          command.length_bytes, offset, IoStatusName(status));
+      return;
     case Kind::kFlushCow:
     case Kind::kFlushBase:
       Fail("flushing the %s failed: %s; the merge waits to be started again",
@@ -412,7 +476,9 @@ void Engine::EnterFailed() {
   switch (stage_) {
     case Stage::kEdge:
     case Stage::kReadSector:
+    case Stage::kFlushLog:
     case Stage::kMark:
+      sector_valid_ = false;
       Enter(Stage::kEdge);
       return;
     case Stage::kPlan:
@@ -420,12 +486,19 @@ void Engine::EnterFailed() {
       return;
     case Stage::kGatherXor:
       // What has been xored is marked.
-      cursor_ = 0;
+      cursor_ = fill_first_;
       return;
     default:
       // A flush that failed may have dropped any write of the stage.
       if (flush_sent_) {
-        Enter(stage_);
+        if (stage_ == Stage::kSaveWrite) {
+          undo_ = undo_durable_;
+          EnterSave();
+        } else if (stage_ == Stage::kApply && fill_first_ > 0) {
+          EnterFill(0);
+        } else {
+          Enter(stage_);
+        }
         return;
       }
       cursor_ = std::min(cursor_, retry_cursor_);
@@ -472,7 +545,8 @@ void Engine::CheckInvariants() const {
     const bool write = command.kind == Command::Kind::kWriteBase ||
                        command.kind == Command::Kind::kZeroBase;
     DMU_CHECK(!write || stage_ == Stage::kApply);
-    DMU_CHECK(!write || replay_ || !leases_.AnyBelow(window_end()));
+    DMU_CHECK(!write || replay_ || !leases_.AnyBelow(lease_end()));
+    DMU_CHECK(!write || !keeps_undo_ || undo_durable_.position >= window_end());
     DMU_CHECK(command.kind != Command::Kind::kCommit || base_flushed_);
   }
   DMU_CHECK(used == under_way_);

@@ -9,8 +9,9 @@
 //
 // Durable invariants. "Counter" and "state" are the two merge fields of the COW
 // file, M the merge order, W = M[counter, counter + k) the window at work.
-//  [1] No block of the base is written while a read that depends on the source
-//      of an op of W, or of an earlier one, is in flight (lease.h).
+//  [1] No block of the base is written while a read is in flight that depends
+//      on the source of an op that W overwrites: of one before W and, when W
+//      overwrites sources of its own, of W (lease.h).
 //  [2] If an op of W writes a block that an op of W reads, no block of W is
 //      written before the scratch region holds all of W and state 2 is durable.
 //      Otherwise W can be repeated: what its ops read stays as it was.
@@ -24,11 +25,14 @@
 //  [6] Nothing else of the COW file ever changes.
 //  [7] The counter and state that were found when the file was loaded are made
 //      durable before the first write: a merge that was killed, without a power
-//      cut, may have left them in a cache only.
+//      cut, may have left them in a cache only. So with an undo log.
 //  [8] State 1 is durable before the first write to the base, where there is a
 //      state: a file that says "not begun" has an untouched base.
-//  [9] Every unit of W has decoded before the first block of W is written.
+//  [9] Every unit of a fill of W has decoded before the first block of that
+//      fill is written.
 // [10] In every reachable state of the disks each block reads as the target.
+// [11] With an undo log: what a block of W held is durable in the log before
+//      the first block of W is written, and has been since the merge began.
 //
 // A failed command stops the engine where it is (state kFailed). A window that
 // is in staging stays there and goes on being read from there. Start goes on
@@ -50,6 +54,7 @@
 #include "daemon/merge/command.h"
 #include "daemon/merge/lease.h"
 #include "daemon/merge/plan.h"
+#include "daemon/merge/undo_format.h"
 
 namespace dmu::merge {
 
@@ -59,7 +64,8 @@ namespace dmu::merge {
 struct Workspace {
   static constexpr uint32_t kPageOps = cow::OpTable::kPageOps;
 
-  // For windows of at most so many ops and blocks, from 1 to kWindowOpsLimit.
+  // For windows of at most so many ops and blocks of data, from 1 to
+  // kWindowOpsLimit.
   // valid() is false without memory.
   explicit Workspace(uint32_t window_ops)
       : window(window_ops), plan(window_ops) {}
@@ -74,6 +80,7 @@ struct Workspace {
   uint8_t sequence[4 * kPageOps];
   uint8_t scratch_metadata[cow::kScratchMetadataBytes - 1];
   uint32_t new_blocks[cow::kScratchEntriesMax];
+  UndoGroup undo_group;
 };
 
 class Engine {
@@ -112,10 +119,23 @@ class Engine {
   // Asked once, at construction.
   const char* refusal() const { return refusal_; }
 
+  // Has the merge keep an undo log, which ends at `tail` and may grow to
+  // limit_bytes. All that the merge may have overwritten so far is in it:
+  // undo_begin_min() <= tail.position. Before Attach.
+  void KeepUndoLog(const UndoTail& tail, uint64_t limit_bytes);
+  bool keeps_undo_log() const { return keeps_undo_; }
+  uint64_t undo_begin_min() const { return merged_ops_ + scratch_.size(); }
+  // The log as far as it is durable.
+  const UndoTail& undo_tail() const { return undo_durable_; }
+
   // Lends memory until Detach. `staging`: whole blocks, of which at most the
   // workspace's window size counts; at least one unit of the file
-  // (header.unit_bytes_max()).
-  void Attach(Workspace* workspace, ByteSpan staging);
+  // (header.unit_bytes_max()). With an undo log `undo_buffer` is
+  // kUndoBufferBytes long, else empty.
+  static constexpr uint32_t kUndoBufferBytes =
+      (1 + kUndoGroupBlocksMax) * kBlockBytes;
+  void Attach(Workspace* workspace, ByteSpan staging,
+              ByteSpan undo_buffer = ByteSpan());
   // Takes the memory back; only with no command under way and no window in
   // staging.
   void Detach();
@@ -157,8 +177,11 @@ class Engine {
   enum class Stage : uint8_t {
     kEdge,         // no window
     kReadSector,   // the first sector is read and flushed, once per Attach
+    kFlushLog,     // [7] for the undo log
     kMark,         // state 1, when nothing has been merged yet
     kPlan,         // records of M's next entries are read and offered
+    kSaveRead,     // old contents of W's blocks, a group of the undo log
+    kSaveWrite,    // go there
     kGather,       // W's new contents go to staging; of xors what they read
     kGatherXor,    // and what makes it new
     kLoadScratch,  // replay: as much of W as fits goes to staging
@@ -182,6 +205,8 @@ class Engine {
   Emit EmitStage(Command* command);
   Emit EmitSector(Command* command, Command::Kind kind);
   Emit EmitPlan(Command* command);
+  Emit EmitSaveRead(Command* command);
+  Emit EmitSaveWrite(Command* command);
   Emit EmitGather(Command* command);
   Emit EmitGatherXor(Command* command);
   Emit EmitLoadScratch(Command* command);
@@ -194,6 +219,11 @@ class Engine {
   void LeaveEdge();
   void Enter(Stage stage);
   void EnterLoadScratch();
+  // The entries from `first` on that fit into staging together.
+  void EnterFill(uint32_t first);
+  // kSave*: entries of W that the log does not have, group by group.
+  void EnterSave();
+  void SealGroup();
   void Commit();
 
   // kPlan: the walk through M (engine_walk.cc).
@@ -234,6 +264,13 @@ class Engine {
     return kSectorBytes - metadata_begin();
   }
   uint64_t window_end() const { return merged_ops_ + window_ops_; }
+  bool is_last_fill() const {
+    return replay_ || fill_end_ == workspace_->window.ops;
+  }
+  // [1]: leases on positions below this forbid a write to the base.
+  uint64_t lease_end() const {
+    return workspace_->window.through_scratch ? window_end() : merged_ops_;
+  }
 
   const cow::Image& image_;
   const Options options_;
@@ -261,6 +298,8 @@ class Engine {
   bool staged_ = false;         // workspace_->window.staged tells the truth
   bool state_durable_ = false;  // state 2 with the counter, for this W
   bool base_flushed_ = false;   // all of W is durable in the base
+  uint32_t fill_first_ = 0;     // entries of W that are or go to staging now:
+  uint32_t fill_end_ = 0;       // [fill_first_, fill_end_)
   uint32_t replay_next_ = 0;    // scratch_ entries in the base so far
 
   // Progress within the stage.
@@ -271,6 +310,14 @@ class Engine {
 
   bool sector_valid_ = false;
   bool marked_ = false;  // [8] holds
+
+  // The undo log.
+  bool keeps_undo_ = false;
+  uint64_t undo_limit_bytes_ = 0;
+  UndoTail undo_durable_;
+  UndoTail undo_;             // with what is written and not flushed
+  uint32_t group_entry_ = 0;  // behind the entries of W in the group at work
+  ByteSpan undo_buffer_;      // its header block, then its data
 
   // The walk. Which of op and rank leads depends on the order and on whether
   // the position is in the rest of M.

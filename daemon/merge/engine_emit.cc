@@ -18,6 +18,7 @@ constexpr uint32_t kCommandBlocks = kCommandBytesMax / kBlockBytes;
 Engine::Emit Engine::EmitStage(Command* command) {
   switch (stage_) {
     case Stage::kEdge:
+    case Stage::kFlushLog:
       return Emit::kNothing;
     case Stage::kReadSector:
       return EmitSector(command, Command::Kind::kReadSector);
@@ -25,6 +26,10 @@ Engine::Emit Engine::EmitStage(Command* command) {
       return EmitSector(command, Command::Kind::kMark);
     case Stage::kPlan:
       return EmitPlan(command);
+    case Stage::kSaveRead:
+      return EmitSaveRead(command);
+    case Stage::kSaveWrite:
+      return EmitSaveWrite(command);
     case Stage::kGather:
       return EmitGather(command);
     case Stage::kGatherXor:
@@ -44,17 +49,23 @@ Engine::Emit Engine::EmitStage(Command* command) {
 }
 
 bool Engine::EmitFlush(Command* command) {
-  const bool base = stage_ == Stage::kApply;
+  const bool base = stage_ == Stage::kApply && is_last_fill();
   // Before anything else is written: what was read of the COW file may have
   // been left in a cache by a merge that was killed.
   const bool cow = stage_ == Stage::kReadSector || stage_ == Stage::kMark ||
                    stage_ == Stage::kStageData ||
                    stage_ == Stage::kStageState || stage_ == Stage::kCommit;
-  if (flush_sent_ || (!base && !cow)) return false;
+  // All groups of the window are flushed as one.
+  const bool undo =
+      (stage_ == Stage::kFlushLog && keeps_undo_) ||
+      (stage_ == Stage::kSaveWrite && group_entry_ == workspace_->window.ops);
+  if (flush_sent_ || (!base && !cow && !undo)) return false;
   DMU_CHECK(under_way_ == 0);
   flush_sent_ = true;
   *command = Command();
-  command->kind = base ? Command::Kind::kFlushBase : Command::Kind::kFlushCow;
+  command->kind = base   ? Command::Kind::kFlushBase
+                  : undo ? Command::Kind::kFlushUndo
+                         : Command::Kind::kFlushCow;
   return true;
 }
 
@@ -96,11 +107,11 @@ Engine::Emit Engine::EmitPlan(Command* command) {
 
 Engine::Emit Engine::EmitGather(Command* command) {
   const Window& window = workspace_->window;
-  while (cursor_ < window.ops &&
+  while (cursor_ < fill_end_ &&
          window.entries[cursor_].slot == WindowEntry::kNoSlot) {
     ++cursor_;
   }
-  if (cursor_ == window.ops) return Emit::kNothing;
+  if (cursor_ == fill_end_) return Emit::kNothing;
   const WindowEntry& first = window.entries[cursor_++];
   *command = Command();
   command->data = StagingAt(first.slot);
@@ -114,7 +125,7 @@ Engine::Emit Engine::EmitGather(Command* command) {
     return Emit::kCommand;
   }
   uint32_t blocks = 1;
-  while (cursor_ < window.ops && blocks < kCommandBlocks &&
+  while (cursor_ < fill_end_ && blocks < kCommandBlocks &&
          window.entries[cursor_].op.source_bytes() ==
              first.op.source_bytes() + uint64_t{blocks} * kBlockBytes) {
     DMU_CHECK(window.entries[cursor_].slot == first.slot + blocks);
@@ -129,12 +140,12 @@ Engine::Emit Engine::EmitGather(Command* command) {
 
 Engine::Emit Engine::EmitGatherXor(Command* command) {
   const Window& window = workspace_->window;
-  while (cursor_ < window.ops &&
+  while (cursor_ < fill_end_ &&
          (window.entries[cursor_].op.type != cow::OpType::kXor ||
           window.entries[cursor_].xored)) {
     ++cursor_;
   }
-  if (cursor_ == window.ops) return Emit::kNothing;
+  if (cursor_ == fill_end_) return Emit::kNothing;
   stage_cursor_ = cursor_;
   const WindowEntry& entry = window.entries[cursor_++];
   *command = Command();
@@ -192,12 +203,12 @@ Engine::Emit Engine::EmitStageData(Command* command) {
 
 Engine::Emit Engine::EmitApply(Command* command) {
   const Window& window = workspace_->window;
-  while (cursor_ < window.ops && window.entries[cursor_].duplicate) ++cursor_;
-  if (cursor_ == window.ops) return Emit::kNothing;
+  while (cursor_ < fill_end_ && window.entries[cursor_].duplicate) ++cursor_;
+  if (cursor_ == fill_end_) return Emit::kNothing;
   const WindowEntry& first = window.entries[cursor_++];
   const bool staged = first.slot != WindowEntry::kNoSlot;
   uint32_t blocks = first.op.span_blocks();
-  while (cursor_ < window.ops) {
+  while (cursor_ < fill_end_) {
     const WindowEntry& next = window.entries[cursor_];
     if (next.duplicate || next.op.new_block != first.op.new_block + blocks ||
         (next.slot != WindowEntry::kNoSlot) != staged ||

@@ -15,6 +15,11 @@
 // Ordered ops without a conflict are written once instead of twice, so a direct
 // window is taken when it is long enough to pay for its flushes, when it ends
 // the run of ordered ops, or when there is no scratch region.
+//
+// A direct window may be longer than the staging memory: it is written in
+// fills, one after the other, and flushed and committed once. That is safe for
+// the same reason that repeating it is: no fill changes what an op of the
+// window reads. A window through scratch is one fill.
 #ifndef DAEMON_MERGE_PLAN_H_
 #define DAEMON_MERGE_PLAN_H_
 
@@ -27,12 +32,14 @@
 
 namespace dmu::merge {
 
-// Entries of a window, and blocks it stages, that a workspace may be made for.
+// Entries of a window, and blocks with data in it, that a workspace may be made
+// for.
 inline constexpr uint32_t kWindowOpsLimit = 16 * 1024;
-// What the daemon works with: 2 MiB of staging, and windows through scratch as
-// long as Android's.
-inline constexpr uint32_t kWindowOpsDefault = 512;
-static_assert(kWindowOpsDefault >= cow::kScratchEntriesMax);
+// Enough that flushes and commits are a small part of the merge.
+inline constexpr uint32_t kWindowOpsDefault = 2048;
+// Staging memory for windows through scratch as long as Android's.
+inline constexpr uint32_t kStagingBlocksDefault = 512;
+static_assert(kStagingBlocksDefault >= cow::kScratchEntriesMax);
 static_assert(kWindowOpsLimit < BlockMap::kNone);
 
 // One entry of M within a window.
@@ -43,6 +50,8 @@ struct WindowEntry {
   uint32_t check = 0;  // of the op's data, when the file has checks
   // First staging block of its data; kNoSlot: nothing to stage (a zero).
   uint16_t slot = kNoSlot;
+  // The staging memory was full: another fill begins here.
+  bool begins_fill = false;
   // A later entry for a block that an earlier one gives: counts, does nothing.
   bool duplicate = false;
   // The engine's: an xor whose data is in its staging block.
@@ -56,21 +65,23 @@ struct Window {
         staged(capacity) {}
   bool valid() const { return entries != nullptr && staged.valid(); }
 
-  const uint32_t capacity;  // of entries, and blocks staged
+  const uint32_t capacity;  // of entries, and blocks with data
   const std::unique_ptr<WindowEntry[]> entries;
   uint32_t ops = 0;     // entries of M
-  uint32_t blocks = 0;  // staging blocks in use
+  uint32_t blocks = 0;  // with data
   uint64_t bytes = 0;   // of the base that it writes
   bool through_scratch = false;
+  bool ordered = false;  // of copies and xors
   bool has_xor = false;
-  BlockMap staged;  // target block -> staging block
+  BlockMap staged;  // the engine's: target block -> staging block, of a fill
 };
 
 class Plan {
  public:
   // For windows of this capacity.
-  explicit Plan(uint32_t capacity) : sources_(2 * capacity) {}
-  bool valid() const { return sources_.valid(); }
+  explicit Plan(uint32_t capacity)
+      : sources_(2 * capacity), written_(capacity) {}
+  bool valid() const { return sources_.valid() && written_.valid(); }
 
   struct Limits {
     uint32_t staging_blocks = 0;  // at most the window's capacity
@@ -105,8 +116,10 @@ class Plan {
   Window* window_ = nullptr;
   Limits limits_;
   Run run_ = Run::kNone;
-  bool conflict_ = false;  // some op writes what another of the window reads
-  BlockMap sources_;       // blocks that ops of the window read
+  bool conflict_ = false;     // some op writes what another of the window reads
+  uint32_t fill_blocks_ = 0;  // staging blocks in use by the last fill
+  BlockMap sources_;          // blocks that ordered ops of the window read
+  BlockMap written_;          // and write
 };
 
 }  // namespace dmu::merge

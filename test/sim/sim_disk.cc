@@ -63,8 +63,17 @@ void SimDisk::Set(Overlay* overlay, const std::vector<SectorStore::Id>& initial,
   }
 }
 
-bool SimDisk::Read(uint64_t offset, ByteSpan out) const {
-  if (offset > size_bytes_ || out.size() > size_bytes_ - offset) return false;
+IoStatus SimDisk::Read(uint64_t offset, ByteSpan out) const {
+  if (offset > size_bytes_ || out.size() > size_bytes_ - offset) {
+    return IoStatus::kUnsupported;
+  }
+  if (!bad_.empty() && !out.empty()) {
+    const auto first = static_cast<uint32_t>(offset / kSectorBytes);
+    const auto last =
+        static_cast<uint32_t>((offset + out.size() - 1) / kSectorBytes);
+    const auto at = bad_.lower_bound(first);
+    if (at != bad_.end() && *at <= last) return IoStatus::kIoError;
+  }
   for (size_t done = 0; done < out.size();) {
     const uint64_t at = offset + done;
     const uint32_t within = at % kSectorBytes;
@@ -74,7 +83,7 @@ bool SimDisk::Read(uint64_t offset, ByteSpan out) const {
     std::memcpy(out.data() + done, store_->Get(Newest(sector)) + within, count);
     done += count;
   }
-  return true;
+  return IoStatus::kOk;
 }
 
 bool SimDisk::SubmitWrite(uint64_t offset, ConstByteSpan bytes,
@@ -93,6 +102,7 @@ bool SimDisk::SubmitWrite(uint64_t offset, ConstByteSpan bytes,
     const SectorStore::Id id = store_->Intern(content);
     Set(&newest_, *initial_, sector, id);
     pending_.push_back({*ticket, sector, id, false});
+    bad_.erase(sector);
     done += count;
   }
   return true;
@@ -102,6 +112,20 @@ void SimDisk::Complete(uint32_t ticket) {
   for (Pending& p : pending_) {
     if (p.write == ticket) p.complete = true;
   }
+}
+
+void SimDisk::CutShort(uint32_t ticket, Rng* rng) {
+  uint32_t sectors = 0;
+  for (const Pending& p : pending_) sectors += p.write == ticket ? 1 : 0;
+  uint32_t left = rng->Below(sectors + 1);
+  std::erase_if(pending_, [ticket, &left](Pending& p) {
+    if (p.write != ticket) return false;
+    p.complete = true;
+    if (left == 0) return true;
+    --left;
+    return false;
+  });
+  RebuildNewest();
 }
 
 void SimDisk::CompleteAll() {
@@ -160,7 +184,7 @@ Overlay SimDisk::AfterCrash(const std::vector<bool>& kept) const {
 
 std::vector<uint8_t> SimDisk::Contents() const {
   std::vector<uint8_t> bytes(size_bytes_);
-  DMU_CHECK(Read(0, bytes));
+  DMU_CHECK(Read(0, bytes) == IoStatus::kOk);
   return bytes;
 }
 

@@ -13,7 +13,8 @@
 //    of several sectors are torn. A sector itself is never torn: the commit
 //    protocol rests on that, as do the disks it runs on.
 //  - A failed flush may have dropped any of the writes it was to make durable,
-//    for readers too (FailFlush).
+//    for readers too (FailFlush). A failed write was done up to some sector.
+//  - A latent error makes a sector unreadable until it is written.
 //
 // Contents are sector numbers in a SectorStore, so that a state of a disk is
 // small and two equal states compare equal.
@@ -23,6 +24,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -61,16 +63,23 @@ class SimDisk {
 
   uint64_t size_bytes() const { return size_bytes_; }
 
-  // False beyond the end; then nothing happens.
-  bool Read(uint64_t offset, ByteSpan out) const;
+  // kUnsupported beyond the end, kIoError on a bad sector; then nothing is
+  // read.
+  IoStatus Read(uint64_t offset, ByteSpan out) const;
   // Begins a write; *ticket for Complete. False beyond the end.
   bool SubmitWrite(uint64_t offset, ConstByteSpan bytes, uint32_t* ticket);
   void Complete(uint32_t ticket);
+  // The write failed: some sectors from its begin on were written, or none.
+  void CutShort(uint32_t ticket, Rng* rng);
   // What happens to writes under way when their process is killed.
   void CompleteAll();
   void Flush();
   // Drops what `rng` says, for ever.
   void FailFlush(Rng* rng);
+
+  // A latent error: the sector cannot be read until it is written, or mended.
+  void SetBad(uint32_t sector) { bad_.insert(sector); }
+  void MendAll() { bad_.clear(); }
 
   // One sector of a write that is not durable.
   struct Pending {
@@ -103,6 +112,7 @@ class SimDisk {
   Overlay newest_;  // over the initial image, pending writes included
   std::vector<Pending> pending_;
   uint32_t next_ticket_ = 0;
+  std::set<uint32_t> bad_;
 };
 
 }  // namespace dmu::sim

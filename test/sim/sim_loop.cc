@@ -110,7 +110,8 @@ IoStatus SimLoopDisk::Execute(const DiskOp& op) {
   switch (op.kind) {
     case DiskOp::Kind::kRead:
       if (Strikes(faults_.read_one_in, rng)) return IoStatus::kIoError;
-      return model_->Read(op.offset, {op.buffer, op.length_bytes})
+      return model_->Read(op.offset, {op.buffer, op.length_bytes}) ==
+                     IoStatus::kOk
                  ? IoStatus::kOk
                  : IoStatus::kIoError;
     case DiskOp::Kind::kFlush:

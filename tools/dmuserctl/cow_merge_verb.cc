@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// cow_merge_verb.cc - cow merge: signals, flags, summary.
-#include <signal.h>
-
-#include <atomic>
+// cow_merge_verb.cc - cow merge: flags, summary.
 #include <cstdio>
-#include <cstring>
 
 #include "absl/flags/declare.h"
 #include "absl/flags/flag.h"
@@ -13,32 +9,18 @@
 #include "nlohmann/json.hpp"
 #include "tools/cow_merge.h"
 #include "tools/dmuserctl/cow_verbs.h"
+#include "tools/dmuserctl/pause_signal.h"
 #include "tools/progress_bar.h"
 
 ABSL_DECLARE_FLAG(std::string, base);
 ABSL_DECLARE_FLAG(bool, json);
 ABSL_DECLARE_FLAG(bool, quiet);
+ABSL_DECLARE_FLAG(std::string, undo_log);
 ABSL_FLAG(bool, dry_run, false,
           "change nothing: check all data, say what would be written");
 
 namespace dmu::tools {
 namespace {
-
-std::atomic<bool> g_stop{false};
-
-void OnSignal(int) { g_stop.store(true); }
-
-// The first signal asks for a pause; SA_RESETHAND lets the second one end the
-// process, which is safe as well.
-void PauseOnSignal() {
-  struct sigaction action;
-  std::memset(&action, 0, sizeof(action));
-  action.sa_handler = OnSignal;
-  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
-    sigaction(signal, &action, nullptr);
-  }
-}
 
 void PrintJson(const MergeSummary& summary) {
   nlohmann::ordered_json json;
@@ -48,6 +30,7 @@ void PrintJson(const MergeSummary& summary) {
   json["total_ops"] = summary.total_ops;
   json["base_bytes"] = summary.base_bytes;
   json["cow_bytes"] = summary.scratch_bytes;
+  json["undo_bytes"] = summary.undo_bytes;
   json["windows"] = summary.windows;
   json["scratch_windows"] = summary.scratch_windows;
   json["flushes"] = summary.flushes;
@@ -89,8 +72,8 @@ absl::Status CowMerge(const std::vector<std::string>& arguments) {
   }
   options.dry_run = absl::GetFlag(FLAGS_dry_run);
   options.progress = !absl::GetFlag(FLAGS_quiet);
-  options.stop = &g_stop;
-  PauseOnSignal();
+  options.undo_log_path = absl::GetFlag(FLAGS_undo_log);
+  options.stop = PauseOnSignal();
   const absl::StatusOr<MergeSummary> summary = MergeOffline(options);
   if (!summary.ok()) return summary.status();
   if (absl::GetFlag(FLAGS_json)) {

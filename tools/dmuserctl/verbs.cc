@@ -53,8 +53,10 @@ constexpr Verb kVerbs[] = {
      "account in FILE.cow. Ctrl-C pauses it at a safe point; whatever\n"
      "interrupts it, a power cut too, the same command goes on. A merge that\n"
      "the daemon or Android began is gone on with, and the other way round.\n"
-     "An image file is grown or cut to the target's size.\n",
-     "base dry_run json quiet", CowMerge},
+     "An image file is grown or cut to the target's size. With --undo-log "
+     "the\n"
+     "merge can be taken back; it must then be given every time.\n",
+     "base undo_log dry_run json quiet", CowMerge},
     {"cow convert", "FILE.cow -o OUT.cow",
      "rewrite a COW file in another version, compressor or unit size",
      "The new file leads from the same base to the same target; labels are\n"
@@ -65,6 +67,15 @@ constexpr Verb kVerbs[] = {
      "make /dev/mapper/NAME, served by dmuserd",
      "With --cow the device reads as the target image, and is read-only.\n",
      "cow base file null read_only orphan_timeout control quiet", Map},
+    {"merge undo", "FILE.cow --base IMG --undo-log LOG",
+     "bring the old image back: take a merge back with its undo log",
+     "At any point during or after a merge that kept one, by the daemon or by\n"
+     "\"cow merge\"; the device must not be mapped. The whole log is checked\n"
+     "before anything is changed. Ctrl-C pauses it at a safe point; whatever\n"
+     "interrupts it, a power cut too, the same command goes on. Until it is\n"
+     "done the COW file serves the new image as before, and may be merged\n"
+     "again instead, with the same log.\n",
+     "base undo_log dry_run json quiet", MergeUndo},
     {"merge", "NAME", "write the target image into the base of a mapped COW",
      "The device can be read all the while. A merge that was interrupted, by\n"
      "whatever, goes on where it was when it is started again.\n",
