@@ -245,6 +245,11 @@ Registry::Factories Daemon::Factories() {
                                   const Geometry& geometry) {
     return OpenMiscNode(name, geometry, loop_.get(), pool_.get());
   };
+  factories.open_disk =
+      [this](const std::string& path) -> absl::StatusOr<std::unique_ptr<Disk>> {
+    return FileDisk::Open(path, {.writable = true, .exclusive = true},
+                          loop_.get());
+  };
   return factories;
 }
 

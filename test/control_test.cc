@@ -26,6 +26,7 @@
 #include "daemon/control/service.h"
 #include "daemon/device/registry.h"
 #include "daemon/device/state_store.h"
+#include "daemon/io/disk.h"
 #include "daemon/io/loop_epoll.h"
 #include "gtest/gtest.h"
 #include "proto/control.pb.h"
@@ -41,6 +42,11 @@ class MergeableBackend : public NullBackend, public MergeControl {
  public:
   explicit MergeableBackend(Loop* loop) : NullBackend(kSizeBytes, loop) {}
   MergeControl* merge() override { return this; }
+  void KeepUndoLog(std::unique_ptr<Disk> log,
+                   std::function<void(absl::Status)> done) override {
+    log_ = std::move(log);
+    done(absl::OkStatus());
+  }
   void Start() override { Set(MergeStatus::State::kRunning, 0); }
   void Pause() override { Set(MergeStatus::State::kIdle, status_.merged_ops); }
   MergeStatus status() const override { return status_; }
@@ -55,6 +61,7 @@ class MergeableBackend : public NullBackend, public MergeControl {
 
  private:
   MergeStatus status_;
+  std::unique_ptr<Disk> log_;
   Task* listener_ = nullptr;
 };
 

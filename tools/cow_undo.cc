@@ -78,10 +78,9 @@ absl::Status GrowBase(const Inputs& in, File* base) {
   return status.ok() ? base->Sync() : status;
 }
 
-absl::Status Drive(const UndoOptions& options, merge::UndoEngine* engine,
-                   CommandIo* io) {
+absl::Status Drive(const UndoOptions& options, const merge::UndoLoader& log,
+                   merge::UndoEngine* engine, CommandIo* io) {
   ProgressBar bar("undoing ", options.progress);
-  const uint64_t begun_ops = engine->merged_ops();
   merge::Command command;
   engine->Start();
   for (;;) {
@@ -92,8 +91,8 @@ absl::Status Drive(const UndoOptions& options, merge::UndoEngine* engine,
     switch (engine->Next(&command)) {
       case Turn::kCommand:
         engine->Done(command.id, io->Execute(command));
-        bar.Update(begun_ops - std::min(begun_ops, engine->merged_ops()),
-                   begun_ops);
+        bar.Update(engine->restored_blocks() * kBlockBytes,
+                   log.blocks() * kBlockBytes);
         break;
       case Turn::kStop:
         if (engine->state() != State::kFailed) return absl::OkStatus();
@@ -128,7 +127,7 @@ absl::StatusOr<UndoSummary> UndoOffline(const UndoOptions& options) {
                   .cow = &in->cow.file,
                   .base = &in->base,
                   .undo = &in->log_file});
-    status = Drive(options, &engine, &io);
+    status = Drive(options, *in->log, &engine, &io);
     if (!status.ok()) return status;
     summary.finished = engine.state() == State::kDone;
     summary.merged_ops = engine.merged_ops();

@@ -5,7 +5,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -120,12 +119,24 @@ absl::StatusOr<File> File::OpenForWrite(const std::string& path) {
   // For a device O_EXCL means: not while the kernel uses it.
   file.fd_ = open(path.c_str(),
                   O_RDWR | O_CLOEXEC | O_NONBLOCK | (is_block ? O_EXCL : 0));
+  if (file.fd_ < 0 && errno == EBUSY) {
+    return absl::AbortedError(absl::StrCat(
+        path,
+        " is in use: mounted, part of another device, or served by dmuserd; "
+        "unmount or unmap that first"));
+  }
   if (file.fd_ < 0) return ErrnoStatus(errno, absl::StrCat("open ", path));
   if (absl::Status status = file.Examine(); !status.ok()) return status;
-  if (flock(file.fd_, LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) {
+  // As dmuserd locks what it serves (daemon/io/disk_file.cc).
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  if (fcntl(file.fd_, F_OFD_SETLK, &lock) != 0) {
+    if (errno == EAGAIN || errno == EACCES) {
       return absl::AbortedError(absl::StrCat(
-          path, " is being written by another process; wait for it to end"));
+          path,
+          " is in use by dmuserd or dmuserctl; unmap its device, or wait for "
+          "the other process to end"));
     }
     return ErrnoStatus(errno, absl::StrCat("lock ", path));
   }

@@ -88,6 +88,11 @@ absl::StatusOr<UndoLog> OpenUndoLog(const std::string& path,
     log.tail.previous = merge::EncodeUndoSuperblock(log.super, block.data());
     status = log.file.WriteAt(0, block);
     if (status.ok()) status = log.file.SyncWithName();
+    // The daemon writes within the size that it finds.
+    if (status.ok() && !log.file.is_block_device()) {
+      status = log.file.Resize(merge::UndoLogBytes(image));
+      if (status.ok()) status = log.file.Sync();
+    }
   }
   if (!status.ok()) {
     if (made) log.file.Remove();

@@ -35,8 +35,45 @@ MergeRunner::~MergeRunner() {
   parts_.loop->Cancel(&step_);
 }
 
+void MergeRunner::KeepUndoLog(std::unique_ptr<Disk> log,
+                              std::function<void(absl::Status)> done) {
+  const merge::Engine& engine = *parts_.engine;
+  if (stopped_ != nullptr || undo_opener_ != nullptr || engine.attached()) {
+    done(absl::FailedPreconditionError(
+        "the merge is at work; pause it, then start it with the undo log"));
+    return;
+  }
+  const uint64_t limit_bytes = log->size_bytes();
+  undo_opener_ = std::make_unique<UndoOpener>(
+      std::move(log), *parts_.image, parts_.loop,
+      [this, limit_bytes, done = std::move(done)](absl::Status status) {
+        OnUndoLog(std::move(status), limit_bytes, done);
+      });
+  ++busy_;
+  undo_opener_->Begin();
+}
+
+void MergeRunner::OnUndoLog(absl::Status status, uint64_t limit_bytes,
+                            const std::function<void(absl::Status)>& done) {
+  const std::unique_ptr<UndoOpener> opener = std::move(undo_opener_);
+  --busy_;
+  merge::Engine* engine = parts_.engine;
+  // The image knows of the merge what was there when it was loaded.
+  if (status.ok() && opener->tail().position < engine->undo_begin_min()) {
+    status = absl::FailedPreconditionError(
+        "the merge went on without this undo log, so it could not bring the "
+        "old image back");
+  }
+  if (status.ok()) {
+    engine->KeepUndoLog(opener->tail(), limit_bytes);
+    undo_ = opener->TakeDisk();
+  }
+  if (stopped_ != nullptr && busy_ == 0) parts_.loop->Post(stopped_);
+  done(std::move(status));
+}
+
 void MergeRunner::Start() {
-  if (stopped_ != nullptr) return;
+  if (stopped_ != nullptr || undo_opener_ != nullptr) return;
   no_memory_ = false;
   merge::Engine* engine = parts_.engine;
   const bool needs_memory = engine->refusal()[0] == '\0' &&
@@ -58,12 +95,14 @@ bool MergeRunner::Attach() {
                        merge::Workspace(merge::kWindowOpsDefault));
   staging_ = MappedMemory::Map(size_t{kStagingBlocks} * kBlockBytes);
   stored_ = MappedMemory::Map(kSlots * room_bytes());
+  const bool undo = parts_.engine->keeps_undo_log();
+  if (undo) undo_buffer_ = MappedMemory::Map(merge::Engine::kUndoBufferBytes);
   if (workspace_ == nullptr || !workspace_->valid() || staging_.empty() ||
-      stored_.empty()) {
+      stored_.empty() || (undo && undo_buffer_.empty())) {
     ReleaseMemory();
     return false;
   }
-  parts_.engine->Attach(workspace_.get(), staging_.span());
+  parts_.engine->Attach(workspace_.get(), staging_.span(), undo_buffer_.span());
   return true;
 }
 
@@ -71,6 +110,7 @@ void MergeRunner::ReleaseMemory() {
   workspace_.reset();
   staging_ = MappedMemory();
   stored_ = MappedMemory();
+  undo_buffer_ = MappedMemory();
 }
 
 MergeStatus MergeRunner::status() const {
@@ -80,6 +120,9 @@ MergeStatus MergeRunner::status() const {
   status.total_ops = engine.total_ops();
   status.merged_bytes = engine.merged_bytes();
   status.total_bytes = parts_.image->merge_bytes;
+  if (engine.keeps_undo_log()) {
+    status.undo_log_bytes = engine.undo_tail().offset;
+  }
   switch (engine.state()) {
     case merge::Engine::State::kIdle:
       status.state = MergeStatus::State::kIdle;
@@ -128,6 +171,7 @@ void MergeRunner::Stop(Task* stopped) {
   DMU_CHECK(stopped_ == nullptr);
   stopped_ = stopped;
   parts_.loop->Cancel(&step_);
+  if (undo_opener_ != nullptr) undo_opener_->Cancel();
   if (busy_ == 0) parts_.loop->Post(stopped_);
 }
 

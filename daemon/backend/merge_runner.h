@@ -9,9 +9,11 @@
 #define DAEMON_BACKEND_MERGE_RUNNER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "daemon/backend/mapped_memory.h"
+#include "daemon/backend/undo_opener.h"
 #include "daemon/block/backend.h"
 #include "daemon/cow/codec.h"
 #include "daemon/io/disk.h"
@@ -42,6 +44,8 @@ class MergeRunner : public MergeControl {
   MergeRunner(const MergeRunner&) = delete;
   MergeRunner& operator=(const MergeRunner&) = delete;
 
+  void KeepUndoLog(std::unique_ptr<Disk> log,
+                   std::function<void(absl::Status)> done) override;
   void Start() override;
   void Pause() override;
   MergeStatus status() const override;
@@ -73,6 +77,8 @@ class MergeRunner : public MergeControl {
   void Issue(Slot* slot);
   void Finish(Slot* slot);
   void Stopped();
+  void OnUndoLog(absl::Status status, uint64_t limit_bytes,
+                 const std::function<void(absl::Status)>& done);
   void NotifyIfChanged();
   // Room of a slot for data as it is in the file, and for one block decoded
   // from it.
@@ -98,7 +104,9 @@ class MergeRunner : public MergeControl {
   std::unique_ptr<merge::Workspace> workspace_;
   MappedMemory staging_;
   MappedMemory stored_;  // room_bytes() for each slot
+  MappedMemory undo_buffer_;
   std::unique_ptr<Disk> undo_;
+  std::unique_ptr<UndoOpener> undo_opener_;  // while a log is being loaded
 };
 
 }  // namespace dmu

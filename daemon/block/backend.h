@@ -8,11 +8,16 @@
 #define DAEMON_BLOCK_BACKEND_H_
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 
+#include "absl/status/status.h"
 #include "daemon/base/task.h"
 #include "daemon/block/request.h"
 
 namespace dmu {
+
+class Disk;  // daemon/io/disk.h: whoever hands one over knows it
 
 struct Geometry {
   uint64_t size_bytes = 0;  // a multiple of 512
@@ -29,8 +34,9 @@ struct MergeStatus {
   State state = State::kIdle;
   uint64_t merged_ops = 0;
   uint64_t total_ops = 0;
-  uint64_t merged_bytes = 0;  // of the base written by committed windows
-  uint64_t total_bytes = 0;   // that a whole merge writes
+  uint64_t merged_bytes = 0;    // of the base written by committed windows
+  uint64_t total_bytes = 0;     // that a whole merge writes
+  uint64_t undo_log_bytes = 0;  // in use; 0: no log is kept
   // kFailed: a sentence, static or owned by the back end; else empty.
   const char* error = "";
 };
@@ -39,6 +45,12 @@ struct MergeStatus {
 class MergeControl {
  public:
   virtual ~MergeControl() = default;
+  // Has the merge keep what it overwrites in `log`, which was made for this
+  // merge (merge/undo_format.h); not while it runs. `done` is called once, from
+  // a turn of the loop: kFailedPrecondition when the log does not hold what was
+  // overwritten so far. It goes before Start.
+  virtual void KeepUndoLog(std::unique_ptr<Disk> log,
+                           std::function<void(absl::Status)> done) = 0;
   // Begins or goes on; no effect while running or when done.
   virtual void Start() = 0;
   // Stops at the next window edge; Start goes on. No effect when not running.

@@ -60,9 +60,7 @@ void Service::OnFrame(uint64_t session, const uint8_t* bytes, uint32_t count) {
       registry_->Detach(request.detach().name(), answer);
       return;
     case proto::Request::kMerge:
-      answer(
-          registry_->SetMerge(request.merge().name(),
-                              request.merge().action() == proto::Merge::START));
+      registry_->SetMerge(request.merge(), answer);
       return;
     case proto::Request::kStatus:
       AnswerStatus(session, id, request.status().name());

@@ -14,6 +14,9 @@ struct Registry::Entry {
   proto::DeviceRecord record;
   proto::DeviceStatus::State state = proto::DeviceStatus::ATTACHING;
   std::unique_ptr<Device> device;
+  // Tells it from a later device of the same name.
+  uint64_t serial = 0;
+  bool keeps_undo_log = false;
   bool recovering = false;
   bool keep_record = false;
   Done attach_done;
@@ -104,6 +107,7 @@ void DescribeDevice(const Device& device, proto::DeviceStatus* out) {
   to->set_merged_bytes(status.merged_bytes);
   to->set_total_bytes(status.total_bytes);
   to->set_error(status.error);
+  to->set_undo_log_bytes(status.undo_log_bytes);
 }
 
 }  // namespace
@@ -144,6 +148,7 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, bool recovering,
   entries_.push_back(std::make_unique<Entry>());
   Entry* entry = entries_.back().get();
   entry->registry = this;
+  entry->serial = next_serial_++;
   entry->record = record;
   entry->recovering = recovering;
   entry->attach_done = std::move(done);
@@ -191,7 +196,13 @@ absl::Status Registry::BringUp(Entry* entry, std::unique_ptr<Backend> backend) {
   MergeControl* merge = entry->merge();
   if (merge != nullptr) merge->SetListener(&entry->merge_changed);
   entry->device->Start();
-  if (merge != nullptr && entry->record.merge_wanted()) merge->Start();
+  if (merge != nullptr && entry->record.merge_wanted()) {
+    StartMerge(entry, [name = entry->name()](absl::Status status) {
+      if (status.ok()) return;
+      Log(LogLevel::kError, "%s: the merge does not go on: %s", name.c_str(),
+          std::string(status.message()).c_str());
+    });
+  }
   return absl::OkStatus();
 }
 
@@ -282,30 +293,104 @@ void Registry::OnMergeChanged(Entry* entry) {
   if (observer_) observer_(entry->name());
 }
 
-absl::Status Registry::SetMerge(const std::string& name, bool run) {
-  Entry* entry = Find(name);
+void Registry::SetMerge(const proto::Merge& merge, Done done) {
+  Entry* entry = Find(merge.name());
   if (entry == nullptr || entry->state != proto::DeviceStatus::SERVING) {
-    return NotServed(name);
+    done(NotServed(merge.name()));
+    return;
   }
-  MergeControl* merge = entry->merge();
-  if (merge == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ": has nothing to merge: it is no snapshot"));
+  MergeControl* control = entry->merge();
+  if (control == nullptr) {
+    done(absl::InvalidArgumentError(absl::StrCat(
+        merge.name(), ": has nothing to merge: it is no snapshot")));
+    return;
   }
-  const MergeStatus status = merge->status();
-  if (run && status.state == MergeStatus::State::kDone) return absl::OkStatus();
+  if (merge.action() == proto::Merge::PAUSE) {
+    done(PauseMerge(entry));
+    return;
+  }
+  const MergeStatus status = control->status();
+  if (status.state == MergeStatus::State::kDone) {
+    done(absl::OkStatus());
+    return;
+  }
+  const std::string& log = merge.undo_log_path();
+  const std::string known = entry->record.undo_log_path();
+  if (!log.empty() && log != known) {
+    if (!known.empty() && status.merged_ops > 0) {
+      done(absl::FailedPreconditionError(
+          absl::StrCat(merge.name(), ": the merge keeps its undo log in ",
+                       known, " and must go on with that")));
+      return;
+    }
+    if (status.state == MergeStatus::State::kRunning) {
+      done(absl::FailedPreconditionError(absl::StrCat(
+          merge.name(), ": the merge is running without an undo log")));
+      return;
+    }
+    entry->record.set_undo_log_path(log);
+    entry->keeps_undo_log = false;
+    // A log that cannot be used is forgotten.
+    done = [this, name = merge.name(), known,
+            done = std::move(done)](absl::Status status) {
+      Entry* at = Find(name);
+      if (!status.ok() && at != nullptr && !at->keeps_undo_log) {
+        at->record.set_undo_log_path(known);
+      }
+      done(std::move(status));
+    };
+  }
+  StartMerge(entry, std::move(done));
+}
+
+absl::Status Registry::PauseMerge(Entry* entry) {
   proto::DeviceRecord record = entry->record;
-  record.set_merge_wanted(run);
-  // The wish is durable before the first block is overwritten.
+  record.set_merge_wanted(false);
   absl::Status saved = store_->Save(record);
   if (!saved.ok()) return saved;
   entry->record = record;
-  if (run) {
-    merge->Start();
-  } else {
-    merge->Pause();
-  }
+  entry->merge()->Pause();
   return absl::OkStatus();
+}
+
+void Registry::StartMerge(Entry* entry, Done done) {
+  const std::string& path = entry->record.undo_log_path();
+  if (path.empty() || entry->keeps_undo_log) {
+    proto::DeviceRecord record = entry->record;
+    record.set_merge_wanted(true);
+    // The wish, and where the log is, are durable before the first block is
+    // overwritten.
+    absl::Status saved = store_->Save(record);
+    if (saved.ok()) {
+      entry->record = record;
+      entry->merge()->Start();
+    }
+    done(saved);
+    return;
+  }
+  absl::StatusOr<std::unique_ptr<Disk>> log = factories_.open_disk(path);
+  if (!log.ok()) {
+    done(log.status());
+    return;
+  }
+  const std::string name = entry->name();
+  entry->merge()->KeepUndoLog(
+      std::move(*log), [this, name, serial = entry->serial,
+                        done = std::move(done)](absl::Status status) {
+        Entry* at = Find(name);
+        if (at == nullptr || at->serial != serial ||
+            at->state != proto::DeviceStatus::SERVING) {
+          done(NotServed(name));
+          return;
+        }
+        if (!status.ok()) {
+          done(absl::Status(status.code(),
+                            absl::StrCat(name, ": ", status.message())));
+          return;
+        }
+        at->keeps_undo_log = true;
+        StartMerge(at, done);
+      });
 }
 
 absl::StatusOr<std::vector<proto::DeviceStatus>> Registry::Status(
@@ -318,6 +403,9 @@ absl::StatusOr<std::vector<proto::DeviceStatus>> Registry::Status(
     status.set_state(entry->state);
     DescribeBackend(entry->record.attach(), &status);
     if (entry->device != nullptr) DescribeDevice(*entry->device, &status);
+    if (status.has_merge()) {
+      status.mutable_merge()->set_undo_log_path(entry->record.undo_log_path());
+    }
   }
   if (!name.empty() && all.empty()) return NotServed(name);
   return all;

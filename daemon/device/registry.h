@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "daemon/device/device.h"
 #include "daemon/device/state_store.h"
+#include "daemon/io/disk.h"
 #include "daemon/io/loop.h"
 #include "proto/control.pb.h"
 
@@ -32,6 +33,9 @@ class Registry {
     std::function<absl::StatusOr<std::unique_ptr<Channel>>(
         const std::string& name, const Geometry&)>
         open_channel;
+    // Opens a file or device to write to, for this daemon alone.
+    std::function<absl::StatusOr<std::unique_ptr<Disk>>(const std::string&)>
+        open_disk;
   };
   using Done = std::function<void(absl::Status)>;
 
@@ -41,7 +45,9 @@ class Registry {
   // kAlreadyExists, kInvalidArgument, or what the factories say.
   void Attach(const proto::Attach& attach, Done done);
   void Detach(const std::string& name, Done done);
-  absl::Status SetMerge(const std::string& name, bool run);
+  // Starts or pauses; with an undo log `done` may come later, from a turn of
+  // the loop.
+  void SetMerge(const proto::Merge& merge, Done done);
 
   // One device, or all when name is empty. kNotFound.
   absl::StatusOr<std::vector<proto::DeviceStatus>> Status(
@@ -69,6 +75,9 @@ class Registry {
   void OnBackend(Entry* entry,
                  absl::StatusOr<std::unique_ptr<Backend>> backend);
   absl::Status BringUp(Entry* entry, std::unique_ptr<Backend> backend);
+  absl::Status PauseMerge(Entry* entry);
+  // With the undo log of its record, which is opened first.
+  void StartMerge(Entry* entry, Done done);
   void StopEntry(Entry* entry, bool keep_record);
   void Erase(Entry* entry, absl::Status attach_result);
   void OnMergeChanged(Entry* entry);
@@ -83,6 +92,7 @@ class Registry {
   std::vector<std::unique_ptr<Entry>> entries_;
   std::function<void(const std::string&)> observer_;
   std::function<void()> all_stopped_;
+  uint64_t next_serial_ = 0;
 };
 
 }  // namespace dmu

@@ -51,9 +51,10 @@ uint64_t UndoCowId(const cow::Image& image) {
 
 uint64_t UndoLogBytes(const cow::Image& image) {
   const uint64_t blocks = image.merge_bytes / kBlockBytes;
-  // A window ends with a group of its own; unordered ops and conflict-free ones
-  // make long windows, those through scratch have hundreds of blocks.
-  return kBlockBytes * (1 + blocks + blocks / 32 + 64);
+  // Each window ends with a group of its own. Those with a conflict are short
+  // when there is no scratch region to lead them through.
+  const uint64_t groups = image.header.has_scratch() ? blocks / 32 : blocks;
+  return kBlockBytes * (1 + blocks + groups + 64);
 }
 
 uint32_t UndoBlockCheck(const uint8_t block[kBlockBytes]) {

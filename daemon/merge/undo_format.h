@@ -93,8 +93,8 @@ struct UndoGroup {
 // header without the counter, |M|, and the check of its ops where there is one.
 uint64_t UndoCowId(const cow::Image& image);
 
-// Bytes that a log of this merge has at most, when no window is shorter than
-// 32 blocks. (Each window costs a header block more.)
+// Bytes that a log of this merge has at most, when windows are not shorter than
+// 32 blocks on the average where there is a scratch region.
 uint64_t UndoLogBytes(const cow::Image& image);
 
 uint32_t UndoBlockCheck(const uint8_t block[kBlockBytes]);

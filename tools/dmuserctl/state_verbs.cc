@@ -4,18 +4,25 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <system_error>
+
 #include "absl/flags/declare.h"
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "tools/control_client.h"
+#include "tools/cow_file.h"
 #include "tools/dm.h"
 #include "tools/dmuserctl/device_verbs.h"
+#include "tools/file_io.h"
 #include "tools/progress_bar.h"
+#include "tools/undo_log.h"
 
 ABSL_DECLARE_FLAG(std::string, control);
 ABSL_DECLARE_FLAG(bool, json);
 ABSL_DECLARE_FLAG(bool, quiet);
+ABSL_DECLARE_FLAG(std::string, undo_log);
 
 ABSL_FLAG(bool, wait, false, "merge: wait until it is done");
 ABSL_FLAG(bool, pause, false, "merge: stop after the window at hand");
@@ -77,6 +84,10 @@ nlohmann::ordered_json ToJson(const proto::DeviceStatus& device) {
     to["merged_bytes"] = merge.merged_bytes();
     to["total_bytes"] = merge.total_bytes();
     if (!merge.error().empty()) to["error"] = merge.error();
+    if (!merge.undo_log_path().empty()) {
+      to["undo_log_path"] = merge.undo_log_path();
+      to["undo_log_bytes"] = merge.undo_log_bytes();
+    }
   }
   return json;
 }
@@ -126,6 +137,9 @@ void PrintDevice(const proto::DeviceStatus& device) {
          static_cast<double>(merge.merged_bytes()) / (1 << 20),
          static_cast<double>(merge.total_bytes()) / (1 << 20), percent,
          merge.error().empty() ? "" : ": ", merge.error().c_str());
+  if (merge.undo_log_path().empty()) return;
+  printf("  undo log %s, %.1f MiB\n", merge.undo_log_path().c_str(),
+         static_cast<double>(merge.undo_log_bytes()) / (1 << 20));
 }
 
 void PrintEvent(const proto::DeviceStatus& device) {
@@ -178,6 +192,30 @@ absl::Status Watch(ControlClient* client, const std::string& name) {
 
 }  // namespace
 
+// Makes the undo log of the device's merge, or finds that it is one.
+absl::Status PrepareUndoLog(ControlClient* client, const std::string& name,
+                            const std::string& path) {
+  proto::Request request;
+  request.mutable_status()->set_name(name);
+  auto response = client->Call(request);
+  if (!response.ok()) return response.status();
+  if (response->devices_size() == 0 ||
+      response->devices(0).kind() != "snapshot") {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": has nothing to merge: it is no snapshot"));
+  }
+  const proto::DeviceStatus& device = response->devices(0);
+  absl::StatusOr<CowFile> cow = OpenCowFile(device.cow_path());
+  if (!cow.ok()) return cow.status();
+  absl::StatusOr<File> base = File::OpenForRead(device.base_path());
+  if (!base.ok()) return base.status();
+  if (base->IsAt(path) || cow->file.IsAt(path)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the undo log ", path, " is the base or COW file"));
+  }
+  return OpenUndoLog(path, *cow->image, base->size_bytes()).status();
+}
+
 absl::Status Merge(const Arguments& arguments) {
   if (arguments.size() != 1) {
     return absl::InvalidArgumentError(
@@ -192,6 +230,21 @@ absl::Status Merge(const Arguments& arguments) {
   request.mutable_merge()->set_name(arguments[0]);
   request.mutable_merge()->set_action(
       absl::GetFlag(FLAGS_pause) ? proto::Merge::PAUSE : proto::Merge::START);
+  const std::string log = absl::GetFlag(FLAGS_undo_log);
+  if (!log.empty()) {
+    if (absl::GetFlag(FLAGS_pause)) {
+      return absl::InvalidArgumentError(
+          "--pause and --undo-log exclude each other");
+    }
+    std::error_code error;
+    const std::string path = std::filesystem::absolute(log, error);
+    if (error)
+      return absl::InternalError(absl::StrCat(log, ": ", error.message()));
+    absl::Status prepared = PrepareUndoLog(&*client, arguments[0], path);
+    // In use: the daemon goes on with it.
+    if (!prepared.ok() && !absl::IsAborted(prepared)) return prepared;
+    request.mutable_merge()->set_undo_log_path(path);
+  }
   absl::Status started = client->Call(request).status();
   if (!started.ok() || !absl::GetFlag(FLAGS_wait)) return started;
   return WaitForMerge(&*client, arguments[0]);

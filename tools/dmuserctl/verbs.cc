@@ -78,8 +78,10 @@ constexpr Verb kVerbs[] = {
      "base undo_log dry_run json quiet", MergeUndo},
     {"merge", "NAME", "write the target image into the base of a mapped COW",
      "The device can be read all the while. A merge that was interrupted, by\n"
-     "whatever, goes on where it was when it is started again.\n",
-     "wait pause control quiet", Merge},
+     "whatever, goes on where it was when it is started again. With "
+     "--undo-log\n"
+     "it can be taken back later by \"merge undo\".\n",
+     "wait pause undo_log control quiet", Merge},
     {"status", "[NAME]", "what the daemon serves, and how far merges are", "",
      "json watch control", Status},
     {"unmap", "NAME", "remove /dev/mapper/NAME", "", "control", Unmap},
