@@ -6,8 +6,8 @@ usage: make_images.py OLD NEW MIB
 
 Deterministic. The new image has regions shifted by one block up and down (long
 chains that overlap themselves, so that windows go through scratch), two regions
-that swap places (a cycle), single blocks scattered, zeros, and fresh data both
-compressible and not.
+that swap places (a cycle), blocks that change a little (xors), single blocks
+scattered, zeros, and fresh data both compressible and not.
 """
 import random
 import sys
@@ -34,6 +34,9 @@ def main():
     new[first + 1:end] = old[first:end - 1]
     a, b = region(5), region(6)  # two regions swap places
     new[a[0]:a[1]], new[b[0]:b[1]] = old[b[0]:b[1]], old[a[0]:a[1]]
+    first, end = region(7)  # a few bytes of each block: xors read what they write
+    for i in range(first, end, 2):
+        new[i] = old[i][:100] + source.randbytes(8) + old[i][108:]
     first, end = region(8)  # far move, shifted by 100 blocks
     new[first + 100:end] = old[first:end - 100]
     first, end = region(10)
