@@ -15,19 +15,11 @@ seed=${1:-$(od -An -N2 -tu2 /dev/urandom)}
 RANDOM=$seed
 echo "seed $seed"
 
-# Flushes take as long as on a slow disk, so that the merge lasts long enough to
-# be hit anywhere: between any two of its steps, not only before or after it.
-slow() {
-  local sectors
-  sectors=$(blockdev --getsz "$2")
-  dmsetup create "$1" --table \
-    "0 $sectors delay $2 0 0 $2 0 0 $2 0 $FLUSH_MS"
-  dmsetup mknodes "$1"
-}
-
-modprobe dm_delay
-slow base /dev/vda
-slow cow /dev/vdb
+for disk in base:vda cow:vdb; do
+  device=/dev/${disk#*:}
+  slow_flushes "${disk%:*}" "$device" 0 "$(blockdev --getsz "$device")" \
+    "$FLUSH_MS"
+done
 start_daemon
 dmuserctl map m --quiet --cow /dev/mapper/cow --base /dev/mapper/base
 same /dev/mapper/m /dev/vdc

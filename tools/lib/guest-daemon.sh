@@ -46,6 +46,16 @@ wait_merged_bytes() {
   done < <(dmuserctl status "$name" --watch --json 2>/dev/null)
 }
 
+# slow_flushes NAME DEVICE FIRST SECTORS MS - /dev/mapper/NAME, a part of the
+# device whose flushes take so long as on a slow disk: a merge lasts long enough
+# to be hit anywhere, between any two of its steps, not only before or after it.
+slow_flushes() {
+  local part="$2 $3"
+  modprobe dm_delay
+  dmsetup create "$1" --table "0 $4 delay $part 0 $part 0 $part $5"
+  dmsetup mknodes "$1"
+}
+
 drop_caches() {
   echo 3 >/proc/sys/vm/drop_caches
 }
