@@ -10,12 +10,13 @@ source tools/lib/verdict.sh
 log=$TEST_TMPDIR/kernel.log
 end='[    9.0] VM-RC=3 VM-TAINT=12288'
 cases=0
+killable=
 # verdict STATUS QEMU_STATUS LINE...: the runner's status for such a log.
 verdict() {
   local want=$1 qemu=$2 got=0
   shift 2
   printf '%s\n' '[    0.0] Linux version 6.1' "$@" >"$log"
-  judge "$qemu" "$log" 20 2>"$log.out" || got=$?
+  judge "$qemu" "$log" 20 $killable 2>"$log.out" || got=$?
   [[ $got -eq $want ]] || {
     printf 'expected %s, found %s for:\n' "$want" "$got"
     cat "$log" "$log.out"
@@ -77,6 +78,15 @@ verdict 124 124 '[    5.0] dm_user: loaded'
 verdict 124 137 '[    5.0] INFO: task fio:97 blocked for more than 120 seconds.'
 grep -q 'blocked for more' "$log.out"
 verdict 125 9 "$end"
+
+# Killed from outside, where that is part of the test; nothing else is excused.
+killable=killable
+verdict 123 137 '[    5.0] dm_user: loaded'
+verdict 126 137 '[    5.0] INFO: task fio:97 blocked for more than 120 seconds.'
+grep -q 'blocked for more' "$log.out"
+verdict 124 124 '[    5.0] dm_user: loaded'
+verdict 125 0 '[    5.0] Kernel panic - not syncing: Attempted to kill init!'
+killable=
 
 # The script's own statuses.
 verdict 0 1 '[    9.0] VM-RC=0 VM-TAINT=0'

@@ -7,7 +7,7 @@
 # A log counts as bad by its text and by the kernel's own taint flags: either
 # alone could miss a case.
 
-readonly VM_TIMEOUT=124 VM_DIED=125 VM_BAD_LOG=126
+readonly VM_KILLED=123 VM_TIMEOUT=124 VM_DIED=125 VM_BAD_LOG=126
 
 # Text of the kernel's complaints about itself.
 bad_log_pattern() {
@@ -48,10 +48,11 @@ print_excerpt() {
 # Taint flags that mean trouble: bad page, died, warned, soft lockup.
 taint_is_bad() { (($1 & (1 << 5 | 1 << 7 | 1 << 9 | 1 << 14))); }
 
-# judge QEMU_STATUS LOG LIMIT_SECONDS: prints what is wrong, returns the
-# runner's status.
+# judge QEMU_STATUS LOG LIMIT_SECONDS [killable]: prints what is wrong, returns
+# the runner's status. killable: that QEMU was killed is nothing wrong.
 judge() {
-  local status=$1 log=$2 limit=$3 marker rc='' taint=0 pattern bad=no
+  local status=$1 log=$2 limit=$3 killable=${4:-}
+  local marker rc='' taint=0 pattern bad=no
   pattern=$(bad_log_pattern)
   # The last line counts: a script may have printed such text before.
   marker=$(grep -a -oE 'VM-RC=[0-9]+ VM-TAINT=[0-9]+' "$log" | tail -n 1) ||
@@ -68,6 +69,14 @@ judge() {
     bad=yes
   fi
 
+  if [[ $status -eq 137 && -n $killable && $bad == no ]]; then
+    return "$VM_KILLED"
+  fi
+  if [[ $status -eq 137 && -n $killable ]]; then
+    say "the kernel complained before it was killed:"
+    print_excerpt "$log" "$pattern"
+    return "$VM_BAD_LOG"
+  fi
   if ((status == 124 || status == 137)); then
     say "stopped: the guest did not end within $limit s"
     if [[ $bad == yes ]]; then
