@@ -30,18 +30,11 @@ map() {
   dmuserctl map m --quiet --cow /dev/mapper/cow --base /dev/mapper/base
 }
 
-# Slow flushes: the daemon and the tool are hit between any two of their steps.
-slow() {
-  local sectors
-  sectors=$(blockdev --getsz "$2")
-  dmsetup create "$1" --table \
-    "0 $sectors delay $2 0 0 $2 0 0 $2 0 $FLUSH_MS"
-  dmsetup mknodes "$1"
-}
-
-modprobe dm_delay
-slow base /dev/vda
-slow cow /dev/vdb
+for disk in base:vda cow:vdb; do
+  device=/dev/${disk#*:}
+  slow_flushes "${disk%:*}" "$device" 0 "$(blockdev --getsz "$device")" \
+    "$FLUSH_MS"
+done
 old=$(sum /dev/vda)
 start_daemon
 map
