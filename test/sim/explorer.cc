@@ -6,6 +6,7 @@
 #include <memory>
 #include <utility>
 
+#include "daemon/cow/loader.h"
 #include "test/sim/undo_machine.h"
 
 namespace dmu::sim {
@@ -84,8 +85,24 @@ Disks Explorer::DisksOf(const State& state) const {
   return disks;
 }
 
+// A file that says "not begun" has an untouched base.
+std::string Explorer::CheckUntouched(const State& state) const {
+  const SimDisk cow(cow_, state.cow);
+  cow::Loader loader(cow.size_bytes());
+  std::string error = Load(cow, &loader);
+  if (!error.empty()) return error;
+  const std::unique_ptr<cow::Image> image = loader.Take();
+  if (image->header.has_scratch() && image->progress.untouched &&
+      SimDisk(base_, state.base).Contents() != scenario_.base) {
+    return "the base is changed, and the COW file does not say so";
+  }
+  return "";
+}
+
 std::string Explorer::Explore(const State& state) {
   ++totals_->states;
+  const std::string error = CheckUntouched(state);
+  if (!error.empty()) return error;
   const uint64_t seed = Mix(seed_) ^ Hash(state);
   if (options_.undo && seed % 3 == 0) return ExploreUndo(state, seed);
   return ExploreMerge(state, seed);

@@ -61,6 +61,7 @@ class Explorer {
 
   MachineOptions OptionsFor(uint64_t seed) const;
   Disks DisksOf(const State& state) const;
+  std::string CheckUntouched(const State& state) const;
   std::string Explore(const State& state);
   std::string ExploreMerge(const State& state, uint64_t seed);
   std::string ExploreUndo(const State& state, uint64_t seed);
