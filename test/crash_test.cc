@@ -164,6 +164,39 @@ TEST(ErrorTest, ManyCommandsMayFail) {
   }
 }
 
+// Sectors that cannot be read, of base or COW file: reads fail or are right,
+// the merge stops, and when the disk is mended it goes on.
+TEST(ErrorTest, BadSectorsStopTheMergeAndLoseNothing) {
+  uint32_t stops = 0;
+  for (uint64_t seed = 1; seed <= 400; ++seed) {
+    const Scenario scenario = MakeScenario(seed, {});
+    SectorStore store;
+    Rng rng(seed);
+    Disks disks = {
+        SimDisk(&store, scenario.base), SimDisk(&store, scenario.cow), {}};
+    MachineOptions options;
+    options.staging_blocks = 2 + seed % 7;
+    options.reads_may_fail = true;
+    MergeMachine machine(scenario, disks, options, seed);
+    ASSERT_TRUE(machine.Load()) << machine.error();
+    SimDisk* const disk = rng.OneIn(2) ? &machine.runner().disks().base
+                                       : &machine.runner().disks().cow;
+    const auto sectors = static_cast<uint32_t>(
+        (disk->size_bytes() + kSectorBytes - 1) / kSectorBytes);
+    for (int i = 0; i < 3; ++i) disk->SetBad(rng.Below(sectors));
+    while (machine.Step() || machine.stopped()) {
+      if (!machine.stopped()) continue;
+      ++stops;
+      ASSERT_TRUE(machine.CheckAllBlocks()) << machine.error();
+      disk->MendAll();
+    }
+    ASSERT_TRUE(machine.finished())
+        << "seed " << seed << ": " << machine.error() << "\n"
+        << scenario.Describe();
+  }
+  EXPECT_GT(stops, 50u);
+}
+
 // Larger images, full-size windows of 64, 65, 510 and 512 blocks.
 TEST(WindowTest, LongMergesEndWell) {
   const uint32_t stagings[] = {64, 65, 100, 510, 512};

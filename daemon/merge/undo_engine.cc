@@ -38,53 +38,80 @@ void UndoEngine::Start() {
   pause_ = false;
   error_[0] = '\0';
   state_ = State::kRunning;
-  Enter(Stage::kReadSector);
 }
 
 void UndoEngine::Enter(Stage stage) {
   stage_ = stage;
   cursor_ = 0;
+  retry_cursor_ = UINT32_MAX;
   flush_sent_ = false;
 }
 
 UndoEngine::Turn UndoEngine::Next(Command* command) {
+  uint32_t before = 0;
   for (;;) {
-    if (failing_ && under_way_ == 0) {
-      failing_ = false;
-      state_ = State::kFailed;
-    }
+    if (failing_ && under_way_ == 0) EnterFailed();
     if (failing_ || under_way_ == kCommandsMax) return Turn::kWaitDone;
     if (state_ != State::kRunning) return Turn::kStop;
+    before = cursor_;
     if (EmitStage(command) == Emit::kCommand || EmitFlush(command)) break;
     if (under_way_ > 0) return Turn::kWaitDone;
     LeaveStage();
   }
   uint32_t id = 0;
-  while (used_[id]) ++id;
+  while (commands_[id].used) ++id;
   command->id = id;
-  used_[id] = true;
-  commands_[id] = *command;
+  commands_[id] = {true, before, *command};
   ++under_way_;
   return Turn::kCommand;
 }
 
 void UndoEngine::Done(uint32_t id, IoStatus status) {
-  DMU_CHECK(id < kCommandsMax && used_[id]);
-  used_[id] = false;
+  DMU_CHECK(id < kCommandsMax && commands_[id].used);
+  UnderWay& done = commands_[id];
+  done.used = false;
   --under_way_;
-  if (status != IoStatus::kOk) Fail("failed", commands_[id], status);
+  if (status == IoStatus::kOk) return;
+  retry_cursor_ = std::min(retry_cursor_, done.cursor);
+  Fail(done.command, status);
 }
 
-void UndoEngine::Fail(const char* what, const Command& command,
-                      IoStatus status) {
+void UndoEngine::Fail(const Command& command, IoStatus status) {
+  // Any of the writes that a flush was for may have been dropped.
+  repeat_stage_ |= flush_sent_;
   if (failing_) return;
   failing_ = true;
   std::snprintf(error_, sizeof(error_),
-                "%s of %u bytes at offset %llu %s: %s; start the undo again "
-                "when the cause is gone, nothing is lost",
+                "%s of %u bytes at offset %llu failed: %s; start the undo "
+                "again when the cause is gone, nothing is lost",
                 CommandName(command.kind), command.length_bytes,
-                static_cast<unsigned long long>(command.offset), what,
+                static_cast<unsigned long long>(command.offset),
                 IoStatusName(status));
+}
+
+void UndoEngine::FailStage(const char* sentence, uint64_t offset) {
+  failing_ = repeat_stage_ = true;
+  std::snprintf(error_, sizeof(error_), sentence,
+                static_cast<unsigned long long>(offset));
+}
+
+void UndoEngine::EnterFailed() {
+  failing_ = false;
+  state_ = State::kFailed;
+  if (!repeat_stage_) {
+    cursor_ = std::min(cursor_, retry_cursor_);
+    retry_cursor_ = UINT32_MAX;
+    return;
+  }
+  repeat_stage_ = false;
+  if (stage_ == Stage::kRestoreWrite) {
+    BeginRestore(first_group_, end_group_, from_, until_);
+  } else if (stage_ == Stage::kScratchNames) {
+    group_index_ = first_group_;
+    Enter(Stage::kScratchGroup);
+  } else {
+    Enter(stage_);
+  }
 }
 
 UndoEngine::Emit UndoEngine::EmitStage(Command* command) {
@@ -241,12 +268,11 @@ bool UndoEngine::TakeGroup(bool with_data) {
            group_.entries[i].check;
   }
   if (good) return true;
-  failing_ = true;
-  std::snprintf(error_, sizeof(error_),
-                "the undo log is corrupt at offset %llu, and was not when it "
-                "was checked: its storage is failing. What is not restored yet "
-                "can still be read as the new image",
-                static_cast<unsigned long long>(at));
+  FailStage(
+      "the undo log is corrupt at offset %llu, and was not when it was "
+      "checked: its storage is failing. What is not restored yet can still be "
+      "read as the new image",
+      at);
   return false;
 }
 
@@ -256,10 +282,10 @@ void UndoEngine::LeaveStage() {
       const cow::Header header = cow::DecodeHeader(sector_);
       if (LoadLe<uint64_t>(sector_) != cow::kMagic ||
           header.num_merge_ops > log_.tail().position) {
-        failing_ = true;
-        std::snprintf(error_, sizeof(error_),
-                      "the header of the COW file is not what it was when the "
-                      "file was loaded: something else writes to it");
+        FailStage(
+            "the header of the COW file, at offset %llu, is not what it was "
+            "when the file was loaded: something else writes to it",
+            0);
         return;
       }
       counter_ = header.num_merge_ops;
@@ -377,10 +403,10 @@ void UndoEngine::NextStep() {
   from_ = lower_to_;
   until_ = counter_;
   if (through_scratch_ && !image_.header.has_scratch()) {
-    failing_ = true;
-    std::snprintf(error_, sizeof(error_),
-                  "the undo log speaks of a scratch region that the COW file "
-                  "does not have");
+    FailStage(
+        "the undo log, at offset %llu, speaks of a scratch region that the COW "
+        "file does not have",
+        places[last].offset);
     return;
   }
   Enter(through_scratch_ ? Stage::kScratchGroup : Stage::kLower);

@@ -53,7 +53,8 @@ class UndoEngine {
   UndoEngine(const UndoEngine&) = delete;
   UndoEngine& operator=(const UndoEngine&) = delete;
 
-  // Begins; after a failure, begins again with what the first sector says.
+  // Begins, or goes on with the first command that failed; after a failed flush
+  // with the first write that it was for.
   void Start();
   // Stops between two steps.
   void Pause() { pause_ = state_ == State::kRunning; }
@@ -96,7 +97,9 @@ class UndoEngine {
                     uint64_t until);
   void NextGroup();
   bool TakeGroup(bool with_data);
-  void Fail(const char* what, const Command& command, IoStatus status);
+  void Fail(const Command& command, IoStatus status);
+  void FailStage(const char* sentence, uint64_t offset);
+  void EnterFailed();
   uint8_t* data() { return buffer_.data() + kBlockBytes; }
   bool IsOf(const UndoEntry& entry) const {
     return entry.position >= from_ && entry.position < until_;
@@ -128,8 +131,14 @@ class UndoEngine {
   bool flush_sent_ = false;
   uint32_t under_way_ = 0;
   bool failing_ = false;
-  Command commands_[kCommandsMax];
-  bool used_[kCommandsMax] = {};
+  bool repeat_stage_ = false;  // what failed was more than one command
+  uint32_t retry_cursor_ = UINT32_MAX;
+  struct UnderWay {
+    bool used = false;
+    uint32_t cursor = 0;  // where the stage was when it asked for this
+    Command command;
+  };
+  UnderWay commands_[kCommandsMax];
 
   uint64_t restored_blocks_ = 0;
   uint64_t steps_ = 0;

@@ -446,6 +446,7 @@ Scenario Build(std::vector<uint8_t> base, std::vector<Change> changes,
   scenario.cluster_ops = layout.cluster_ops;
   scenario.scratch = layout.scratch;
   scenario.checks = layout.checks;
+  scenario.unit_blocks_max = 1u << layout.span_log2_max;
   std::vector<uint32_t> named;
   std::vector<Change> table = changes;
   if (layout.sequence) named = Sequence(changes);
@@ -520,7 +521,9 @@ std::string Scenario::Describe() const {
                     : std::string()) +
       (checks ? ", checks" : "") + (scratch ? ", scratch" : "") +
       (sequence ? ", sequence" : "") + ":";
+  constexpr size_t kLineMax = 2000;
   for (const Change& change : changes) {
+    if (text.size() > kLineMax) return text + " ...";
     text += ' ' + std::to_string(change.new_block);
     if (change.type == cow::OpType::kCopy) {
       text += "<-" + std::to_string(change.source_bytes / kBlockBytes);

@@ -45,10 +45,11 @@ struct Scenario {
   bool scratch = false;
   bool sequence = false;
   bool checks = false;
+  uint32_t unit_blocks_max = 1;
   uint32_t blocks() const {
     return static_cast<uint32_t>(target.size() / kBlockBytes);
   }
-  // One line: what it is made of.
+  // One line: what it is made of, or as much of it as a line may hold.
   std::string Describe() const;
 };
 

@@ -183,8 +183,12 @@ Overlay SimDisk::AfterCrash(const std::vector<bool>& kept) const {
 }
 
 std::vector<uint8_t> SimDisk::Contents() const {
-  std::vector<uint8_t> bytes(size_bytes_);
-  DMU_CHECK(Read(0, bytes) == IoStatus::kOk);
+  std::vector<uint8_t> bytes(initial_->size() * kSectorBytes);
+  for (uint32_t sector = 0; sector < initial_->size(); ++sector) {
+    std::memcpy(bytes.data() + size_t{sector} * kSectorBytes,
+                store_->Get(Newest(sector)), kSectorBytes);
+  }
+  bytes.resize(size_bytes_);
   return bytes;
 }
 

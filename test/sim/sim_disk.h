@@ -97,6 +97,7 @@ class SimDisk {
   Overlay AfterCrash(const std::vector<bool>& kept) const;
   const Overlay& durable() const { return durable_; }
 
+  // Bad sectors too, as they were.
   std::vector<uint8_t> Contents() const;
 
  private:
