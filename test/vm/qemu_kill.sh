@@ -4,12 +4,13 @@
 # One boot of qemu_kill_test.sh, which kills the machine in the midst of it:
 # checks what the last kill left, goes on merging, and says on the console what
 # the daemon and the disks are doing, for the host to choose its moment.
+# Its argument is how slow flushes are, in ms: the slower, the more kills hit one,
+# the faster, the more hit what is written between them.
 # Disks: vda base, vdb COW, vdc new image.
 set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
 source /vm/guest-daemon.sh
 
-readonly FLUSH_MS=100
 readonly TRACE=/sys/kernel/debug/tracing
 
 read -r up _ </proc/uptime
@@ -17,7 +18,7 @@ echo "up $up"
 for disk in base:vda cow:vdb; do
   device=/dev/${disk#*:}
   slow_flushes "${disk%:*}" "$device" 0 "$(blockdev --getsz "$device")" \
-    "$FLUSH_MS"
+    "$1"
 done
 start_daemon
 dmuserctl map m --quiet --cow /dev/mapper/cow --base /dev/mapper/base

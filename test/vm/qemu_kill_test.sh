@@ -89,7 +89,7 @@ run_machine() {
   tools/vm run --kernel "$kernel" --killable "$work/pid" --timeout 120 \
     --bin "$dmuserd" --bin "$dmuserctl" --add tools/lib/guest-daemon.sh \
     --disk "$work/base.img" --disk "$work/cow.img" --disk "$new,ro" \
-    test/vm/qemu_kill.sh >"$work/console" 2>&1 &
+    test/vm/qemu_kill.sh "$flush_ms" >"$work/console" 2>&1 &
   machine=$!
   exec {console}<"$work/console"
   follow <&"$console"
@@ -109,8 +109,8 @@ check_disks() {
   staged_blocks=$(field staged_blocks "$state")
   ((merged == total)) || inside=$((inside + 1))
   ((staged_blocks == 0)) || staged=$((staged + 1))
-  echo "kill $kill after $at bytes and $requests requests:" \
-    "$merged of $total ops are merged, $staged_blocks blocks staged"
+  echo "kill $kill after $at bytes and $requests requests, flushes of" \
+    "$flush_ms ms: $merged of $total ops are merged, $staged_blocks blocks staged"
 }
 
 fresh_disks
@@ -118,6 +118,7 @@ bytes=$(field total_bytes "$("$dmuserctl" cow inspect "$cow" --json)")
 while ((kill < KILLS || ended != 0)); do
   requests=$((RANDOM % REQUESTS_MAX))
   stretch=$((2 * bytes * (RANDOM % 1000) / KILLS_PER_MERGE / 1000))
+  flush_ms=$((RANDOM % 100))
   ((kill < KILLS)) || stretch=$bytes requests=0 # to the end
   run_machine
   case $ended in
