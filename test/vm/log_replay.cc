@@ -18,11 +18,9 @@
 // next window may not touch what the one before it read.
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include <algorithm>
 #include <chrono>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,7 +28,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "test/sim/rng.h"
 #include "test/vm/cached_disk.h"
 #include "test/vm/write_log.h"
@@ -155,9 +152,9 @@ class Replay {
 
   void PrintSummary() const {
     printf(
-        "%d entries; %d flushes of the base, %d of the COW; %d states read "
-        "right, %d of them merged to the end\n"
-        "dropped flushes that were noticed: %d of %d of the base, %d of %d of "
+        "%u entries; %u flushes of the base, %u of the COW; %u states read "
+        "right, %u of them merged to the end\n"
+        "dropped flushes that were noticed: %u of %u of the base, %u of %u of "
         "the COW\n",
         entry_, base_.flushes, cow_.flushes, states_, merges_, base_.caught,
         base_.lost, cow_.caught, cow_.lost);

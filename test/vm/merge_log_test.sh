@@ -7,8 +7,9 @@
 #
 # usage: merge_log_test.sh KERNEL DMUSERD DMUSERCTL LOG_REPLAY OLD COW NEW [SEED]
 #
-# A failure leaves log and disks in the test's outputs, with the command that
-# repeats it. To give a seed: bazel test TARGET --test_arg=SEED
+# A failure leaves log and disks in the test's outputs (outputs.zip) and says how
+# to have the same states made of them again: the log itself is another each
+# time. To give a seed: bazel test TARGET --test_arg=SEED
 set -euo pipefail
 source tools/lib/common.sh
 
@@ -30,7 +31,7 @@ out=${TEST_UNDECLARED_OUTPUTS_DIR:-$work}
 replay=("$old" "$cow" "$new" "$work/log.img" "$work/disk.img" "$seed")
 if ! "$log_replay" "${replay[@]}" 8 "$out"; then
   cp --sparse=always "$work/log.img" "$work/disk.img" "$out"
-  say "with log.img and disk.img of the test's outputs ($out) again:" \
+  say "its log and disks are in the test's outputs; with them, in bazel-bin:" \
     "$log_replay $old $cow $new log.img disk.img $seed"
   exit 1
 fi

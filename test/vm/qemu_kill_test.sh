@@ -16,7 +16,8 @@
 #
 # usage: qemu_kill_test.sh KERNEL DMUSERD DMUSERCTL OLD COW NEW [SEED]
 #
-# More kills, here 300, and a seed:
+# More kills, here 300, and a seed, which gives the same choices, not the same
+# moments; a failure leaves the disks in the test's outputs:
 #   bazel test //test/vm:qemu_kill_test --test_env=DMU_QEMU_KILLS=300 \
 #     --test_timeout=3600 --test_arg=SEED
 set -euo pipefail

@@ -3,7 +3,7 @@
 // See write_log.h.
 #include "test/vm/write_log.h"
 
-#include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/base/bytes.h"
@@ -15,7 +15,6 @@ namespace {
 constexpr uint64_t kMagic = 0x6a736677736872;
 constexpr uint64_t kVersion = 1;
 constexpr uint64_t kHeaderBytes = 28;
-constexpr uint64_t kEntryBytes = 32;
 
 constexpr uint64_t kFlush = 1 << 0;
 constexpr uint64_t kFua = 1 << 1;
@@ -72,14 +71,6 @@ absl::Status WriteLog::Parse(const std::string& path) {
     entry.mark = (flags & kMark) != 0;
     entry.offset = LoadLe<uint64_t>(bytes + at) * sector;
     entry.length_bytes = sectors * sector;
-    if (entry.mark) {
-      const auto length = LoadLe<uint64_t>(bytes + at + 24);
-      if (length > sector - kEntryBytes) {
-        return bad(at, absl::StrCat(name, "a mark of ", length, " bytes"));
-      }
-      const uint8_t* text = bytes + at + kEntryBytes;
-      entry.text.assign(text, text + length);
-    }
     at += sector;
     if (!entry.discard && sectors > 0) {
       if (sectors > (size - at) / sector) {

@@ -6,10 +6,10 @@
 // The format, all numbers little-endian, in units of the sector size that the
 // first sector names: sector 0 holds magic, version, number of entries (64 bits
 // each) and the sector size (32 bits). The entries follow without gaps. Each
-// has one sector with the place, the length in sectors, flags and the length
-// of a mark (64 bits each) and of the mark the text; then, unless it is a
-// discard, the data. A write stands in the log behind every flush that was
-// asked for before the write was done.
+// has one sector with the place, the length in sectors, flags and the length of
+// a mark's text (64 bits each), then that text; and, unless it is a discard,
+// the data in sectors of their own. A write stands in the log behind every
+// flush that was asked for before the write was done.
 #ifndef TEST_VM_WRITE_LOG_H_
 #define TEST_VM_WRITE_LOG_H_
 
@@ -33,7 +33,6 @@ struct LogEntry {
   uint64_t offset = 0;
   uint64_t length_bytes = 0;
   ConstByteSpan data;  // of the log; empty for a flush, a discard, a mark
-  std::string text;    // of a mark
 };
 
 class WriteLog {
