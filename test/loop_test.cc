@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Goal: the loop runs tasks in order and in their turn, idle work gives way but
-// is not starved, and nothing is called after it was taken back.
-// Method: the real loop, a turn at a time, with pipes for readiness.
+// is not starved, timers come in time, and nothing is called after it was taken
+// back.
+// Method: the real loop, a turn at a time, with pipes for readiness. Tests of
+// timers wait in the loop only, and count turns: a turn more is a wake-up that
+// nobody asked for.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -11,6 +14,7 @@
 
 #include "daemon/io/loop_epoll.h"
 #include "gtest/gtest.h"
+#include "test/sim/sim_loop.h"
 
 namespace dmu {
 namespace {
@@ -157,6 +161,159 @@ TEST(LoopTest, ChangeWatchStopsAndStartsReadiness) {
   loop->Turn(/*wait=*/false);
   EXPECT_EQ(calls, 2);
   loop->Unwatch(&watch);
+}
+
+struct NamedTimer {
+  NamedTimer(std::string* log_in, char name_in)
+      : log(log_in), name(name_in), timer(OnTimer, this) {}
+  static void OnTimer(void* context) {
+    auto* self = static_cast<NamedTimer*>(context);
+    self->log->push_back(self->name);
+  }
+  std::string* log;
+  char name;
+  Timer timer;
+};
+
+constexpr uint64_t kFarUs = 3'600'000'000;
+
+TEST(LoopTest, ATimerWakesOnceAndNotTooSoon) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  NamedTimer a(&log, 'a'), b(&log, 'b');
+  const uint64_t begin_us = loop->NowUs();
+  loop->Arm(&a.timer, 2000);
+  EXPECT_TRUE(a.timer.armed);
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "a");
+  EXPECT_GE(loop->NowUs(), begin_us + 2000);
+  EXPECT_FALSE(a.timer.armed);
+  // What woke the loop for `a` must not wake it again before `b`.
+  loop->Arm(&b.timer, 2000);
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "ab");
+}
+
+TEST(LoopTest, TimersComeInTheOrderOfTheirTimes) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  NamedTimer a(&log, 'a'), b(&log, 'b'), c(&log, 'c'), far(&log, 'f');
+  loop->Arm(&far.timer, UINT64_MAX);
+  loop->Arm(&c.timer, 4000);
+  loop->Arm(&a.timer, 0);
+  loop->Arm(&b.timer, 2000);
+  while (log.size() < 3) loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "abc");
+  EXPECT_TRUE(far.timer.armed);
+  // With only that one left, nothing wakes the loop.
+  loop->Arm(&a.timer, 2000);
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "abca");
+  loop->Disarm(&far.timer);
+}
+
+TEST(LoopTest, ADisarmedTimerDoesNotWake) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  NamedTimer a(&log, 'a'), b(&log, 'b');
+  loop->Arm(&b.timer, 4000);
+  loop->Arm(&a.timer, 1000);
+  loop->Disarm(&a.timer);
+  loop->Disarm(&a.timer);
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "b");
+}
+
+TEST(LoopTest, ArmingAgainReplaces) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  NamedTimer a(&log, 'a'), b(&log, 'b');
+  // Later.
+  loop->Arm(&a.timer, 1000);
+  loop->Arm(&a.timer, 4000);
+  loop->Arm(&b.timer, 2000);
+  while (log.size() < 2) loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "ba");
+  // Sooner.
+  loop->Arm(&a.timer, kFarUs);
+  loop->Arm(&a.timer, 1000);
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "baa");
+}
+
+// Time is up and the task is posted: it can still be taken back, and arming
+// again still replaces it. Both timers are due in one turn; the first meddles
+// with the others.
+TEST(LoopTest, ATimerIsTakenBackWhenItsTaskIsPosted) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  NamedTimer disarmed(&log, 'd'), armed_again(&log, 'a');
+  struct Meddler {
+    EpollLoop* loop;
+    NamedTimer* disarmed;
+    NamedTimer* armed_again;
+    Timer timer;
+  } meddler = {loop.get(), &disarmed, &armed_again, {}};
+  meddler.timer.task.run = [](void* context) {
+    auto* self = static_cast<Meddler*>(context);
+    EXPECT_TRUE(self->disarmed->timer.task.queued);
+    EXPECT_TRUE(self->armed_again->timer.task.queued);
+    self->loop->Disarm(&self->disarmed->timer);
+    self->loop->Arm(&self->armed_again->timer, 2000);
+    self->disarmed->log->push_back('m');
+  };
+  meddler.timer.task.context = &meddler;
+  loop->Arm(&meddler.timer, 0);
+  loop->Arm(&disarmed.timer, 0);
+  loop->Arm(&armed_again.timer, 0);
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "m");
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "ma");
+}
+
+// A timer that arms itself again must not keep idle work away.
+TEST(LoopTest, IdleWorkRunsBesideATimer) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  struct Ticker {
+    EpollLoop* loop;
+    Timer timer;
+  } ticker = {loop.get(), {}};
+  ticker.timer.task.run = [](void* context) {
+    auto* self = static_cast<Ticker*>(context);
+    self->loop->Arm(&self->timer, 0);
+  };
+  ticker.timer.task.context = &ticker;
+  loop->Arm(&ticker.timer, 0);
+  Named idle(&log, 'i');
+  loop->PostIdle(&idle.task);
+  for (int i = 0; i <= Loop::kBusyTurnsMax; ++i) loop->Turn(/*wait=*/false);
+  EXPECT_EQ(log, "i");
+  loop->Disarm(&ticker.timer);
+}
+
+TEST(SimLoopTest, TimeJumpsToTheNextTimerWhenThereIsNothingElse) {
+  sim::SimLoop loop(/*seed=*/1);
+  std::string log;
+  NamedTimer a(&log, 'a'), b(&log, 'b'), c(&log, 'c');
+  Named idle(&log, 'i');
+  const uint64_t begin_us = loop.NowUs();
+  loop.Arm(&c.timer, kFarUs);
+  loop.Arm(&a.timer, 10);
+  loop.Arm(&b.timer, 10);
+  loop.PostIdle(&idle.task);
+  EXPECT_TRUE(loop.Turn());
+  EXPECT_EQ(log, "i");
+  EXPECT_EQ(loop.NowUs(), begin_us);
+  EXPECT_TRUE(loop.Turn());
+  EXPECT_EQ(log, "iab");
+  EXPECT_EQ(loop.NowUs(), begin_us + 10);
+  loop.Advance(2 * kFarUs);
+  EXPECT_TRUE(loop.Turn());
+  EXPECT_EQ(log, "iabc");
+  EXPECT_EQ(loop.NowUs(), begin_us + 10 + 2 * kFarUs);
+  EXPECT_FALSE(loop.Turn());
 }
 
 }  // namespace

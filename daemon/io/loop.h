@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// loop.h - the daemon's one thread: readiness of files, and tasks.
+// loop.h - the daemon's one thread: readiness of files, tasks, and timers.
 //
 // Tasks posted while a turn runs are run in the next turn, so a task that posts
-// itself cannot starve the files. An idle loop sleeps in the kernel without a
-// timeout: an idle daemon costs no wake-up.
+// itself cannot starve the files. An idle loop with no timer armed sleeps in
+// the kernel without a timeout: an idle daemon costs no wake-up.
 #ifndef DAEMON_IO_LOOP_H_
 #define DAEMON_IO_LOOP_H_
 
@@ -21,6 +21,20 @@ struct Watch {
   void* context = nullptr;
   int fd = -1;
   uint32_t events = 0;  // EPOLLIN and/or EPOLLOUT; level-triggered
+};
+
+// Posts its task once, when its time has come. Owned by whoever arms it, who
+// disarms it before it goes away.
+struct Timer {
+  constexpr Timer() = default;
+  constexpr Timer(Task::Function run, void* context) : task(run, context) {}
+
+  Task task;
+
+  // Owned by the loop; of use to others only to see whether it is armed.
+  Timer* next = nullptr;
+  uint64_t due_us = 0;
+  bool armed = false;
 };
 
 class Loop {
@@ -47,6 +61,20 @@ class Loop {
 
   // Takes a queued task back; no effect on one that is not queued.
   virtual void Cancel(Task* task) = 0;
+
+  // Posts the timer's task when delay_us have passed, never sooner. Arming it
+  // again replaces what was: the task then runs once, at the new time. Timers
+  // come in the order of their times, those of one time in the order of arming.
+  // Allocates nothing and cannot fail.
+  virtual void Arm(Timer* timer, uint64_t delay_us) = 0;
+
+  // No effect on a timer that is not armed. The task will not run, not even one
+  // that is already posted.
+  virtual void Disarm(Timer* timer) = 0;
+
+  // Time that only goes forward, from some point in the past. It stands still
+  // while the machine sleeps, as the disks do.
+  virtual uint64_t NowUs() const = 0;
 
   // Turns until Stop.
   virtual void Run() = 0;

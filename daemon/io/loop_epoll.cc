@@ -2,10 +2,17 @@
 #include "daemon/io/loop_epoll.h"
 
 #include <errno.h>
+#include <sys/timerfd.h>
+#include <time.h>
 
 #include "daemon/base/check.h"
 
 namespace dmu {
+namespace {
+
+constexpr uint64_t kUsPerSecond = 1'000'000;
+
+}  // namespace
 
 void EpollLoop::Queue::Push(Task* task) {
   DMU_CHECK(!task->queued);
@@ -41,7 +48,25 @@ bool EpollLoop::Queue::Remove(Task* task) {
 std::unique_ptr<EpollLoop> EpollLoop::Create() {
   UniqueFd epoll_fd(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll_fd.valid()) return nullptr;
-  return std::unique_ptr<EpollLoop>(new EpollLoop(std::move(epoll_fd)));
+  // Made here and not when the first timer is armed, so that Arm cannot fail.
+  UniqueFd timer_fd(
+      timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+  if (!timer_fd.valid()) return nullptr;
+  std::unique_ptr<EpollLoop> loop(
+      new EpollLoop(std::move(epoll_fd), std::move(timer_fd)));
+  const int error = loop->AddWatch(&loop->timer_watch_);
+  if (error == 0) return loop;
+  loop.reset();
+  errno = error;
+  return nullptr;
+}
+
+EpollLoop::EpollLoop(UniqueFd epoll_fd, UniqueFd timer_fd)
+    : epoll_fd_(std::move(epoll_fd)), timer_fd_(std::move(timer_fd)) {
+  timer_watch_.ready = OnTimerFd;
+  timer_watch_.context = this;
+  timer_watch_.fd = timer_fd_.get();
+  timer_watch_.events = EPOLLIN;
 }
 
 int EpollLoop::AddWatch(Watch* watch) {
@@ -84,6 +109,50 @@ void EpollLoop::PostIdle(Task* task) {
 void EpollLoop::Cancel(Task* task) {
   if (!task->queued) return;
   if (!tasks_.Remove(task) && !running_.Remove(task)) idle_tasks_.Remove(task);
+}
+
+uint64_t EpollLoop::NowUs() const {
+  timespec now = {};
+  DMU_CHECK(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
+  return static_cast<uint64_t>(now.tv_sec) * kUsPerSecond +
+         static_cast<uint64_t>(now.tv_nsec) / 1000;
+}
+
+void EpollLoop::Arm(Timer* timer, uint64_t delay_us) {
+  Cancel(&timer->task);
+  timers_.Remove(timer);
+  timers_.Insert(timer, NowUs(), delay_us);
+  if (FirstDueUs() != timer_fd_due_us_) SetTimerFd();
+}
+
+void EpollLoop::Disarm(Timer* timer) {
+  Cancel(&timer->task);
+  timers_.Remove(timer);
+  if (FirstDueUs() != timer_fd_due_us_) SetTimerFd();
+}
+
+// Runs before the tasks of the turn, so what is due runs in this one.
+void EpollLoop::OnTimerFd(void* context, uint32_t) {
+  auto* self = static_cast<EpollLoop*>(context);
+  const uint64_t now_us = self->NowUs();
+  while (Timer* timer = self->timers_.PopDue(now_us)) self->Post(&timer->task);
+  // Nothing is read: setting it takes back that it is readable.
+  self->SetTimerFd();
+}
+
+// The first timer's time, or 0, which switches timer_fd_ off.
+uint64_t EpollLoop::FirstDueUs() const {
+  return timers_.first() != nullptr ? timers_.first()->due_us : 0;
+}
+
+void EpollLoop::SetTimerFd() {
+  const uint64_t due_us = FirstDueUs();
+  itimerspec setting = {};
+  setting.it_value.tv_sec = static_cast<time_t>(due_us / kUsPerSecond);
+  setting.it_value.tv_nsec = static_cast<long>(due_us % kUsPerSecond * 1000);
+  DMU_CHECK(timerfd_settime(timer_fd_.get(), TFD_TIMER_ABSTIME, &setting,
+                            nullptr) == 0);
+  timer_fd_due_us_ = due_us;
 }
 
 void EpollLoop::Turn(bool wait) {

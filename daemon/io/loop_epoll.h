@@ -9,13 +9,14 @@
 #include <memory>
 
 #include "daemon/io/loop.h"
+#include "daemon/io/timer_list.h"
 #include "daemon/io/unique_fd.h"
 
 namespace dmu {
 
 class EpollLoop : public Loop {
  public:
-  // nullptr, with errno set, when epoll is not to be had.
+  // nullptr, with errno set, when epoll or timerfd is not to be had.
   static std::unique_ptr<EpollLoop> Create();
   ~EpollLoop() override = default;
 
@@ -25,6 +26,9 @@ class EpollLoop : public Loop {
   void Post(Task* task) override;
   void PostIdle(Task* task) override;
   void Cancel(Task* task) override;
+  void Arm(Timer* timer, uint64_t delay_us) override;
+  void Disarm(Timer* timer) override;
+  uint64_t NowUs() const override;
   void Run() override;
   void Stop() override { stopped_ = true; }
 
@@ -44,9 +48,17 @@ class EpollLoop : public Loop {
   // by the first waits for little.
   static constexpr int kEventsPerTurn = 16;
 
-  explicit EpollLoop(UniqueFd epoll_fd) : epoll_fd_(std::move(epoll_fd)) {}
+  EpollLoop(UniqueFd epoll_fd, UniqueFd timer_fd);
+
+  static void OnTimerFd(void* context, uint32_t events);
+  uint64_t FirstDueUs() const;
+  void SetTimerFd();
 
   UniqueFd epoll_fd_;
+  UniqueFd timer_fd_;
+  Watch timer_watch_;
+  TimerList timers_;
+  uint64_t timer_fd_due_us_ = 0;  // what timer_fd_ is set to; 0: to nothing
   Queue tasks_;
   Queue running_;  // this turn's tasks; Cancel reaches them too
   Queue idle_tasks_;

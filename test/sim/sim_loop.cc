@@ -38,7 +38,26 @@ void SimLoop::Cancel(Task* task) {
   std::erase(idle_tasks_, task);
 }
 
+void SimLoop::Arm(Timer* timer, uint64_t delay_us) {
+  Disarm(timer);
+  timers_.Insert(timer, now_us_, delay_us);
+}
+
+void SimLoop::Disarm(Timer* timer) {
+  Cancel(&timer->task);
+  timers_.Remove(timer);
+}
+
+void SimLoop::PostDue() {
+  while (Timer* timer = timers_.PopDue(now_us_)) Post(&timer->task);
+}
+
 bool SimLoop::Turn() {
+  PostDue();
+  if (tasks_.empty() && idle_tasks_.empty() && timers_.first() != nullptr) {
+    now_us_ = timers_.first()->due_us;
+    PostDue();
+  }
   const bool was_idle = tasks_.empty();
   if (was_idle && idle_tasks_.empty()) return false;
   running_.swap(tasks_);

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// sim_loop.h - a Loop without files or time, and a SimDisk behind the Disk
-// interface. The same seed gives the same order of everything.
+// sim_loop.h - a Loop without files, with a clock of its own, and a SimDisk
+// behind the Disk interface. The same seed gives the same order of everything.
 //
 // Tasks run in the order of posting. Idle tasks run when there is nothing else,
 // as the contract has it, and now and then although there is, which a real
 // machine does too: work may arrive right after the loop has looked.
+//
+// Time stands still while there is something to do and jumps to the next timer
+// when there is nothing; work that takes time says so by Advance.
 #ifndef TEST_SIM_SIM_LOOP_H_
 #define TEST_SIM_SIM_LOOP_H_
 
@@ -16,6 +19,7 @@
 
 #include "daemon/io/disk.h"
 #include "daemon/io/loop.h"
+#include "daemon/io/timer_list.h"
 #include "test/sim/rng.h"
 #include "test/sim/sim_disk.h"
 
@@ -32,20 +36,30 @@ class SimLoop : public Loop {
   void Post(Task* task) override;
   void PostIdle(Task* task) override;
   void Cancel(Task* task) override;
+  void Arm(Timer* timer, uint64_t delay_us) override;
+  void Disarm(Timer* timer) override;
+  uint64_t NowUs() const override { return now_us_; }
   // Until Stop, or until there is nothing to do.
   void Run() override;
   void Stop() override { stopped_ = true; }
 
-  // One turn; false when there was nothing to do.
+  // One turn; false when there was nothing to do and no timer to wait for.
   bool Turn();
   // Turns until `condition`; false when that takes more than turns_max, or
   // there is nothing left to do.
   bool TurnUntil(const std::function<bool()>& condition, uint32_t turns_max);
 
+  // Lets time pass within a turn. What falls due runs in the next one.
+  void Advance(uint64_t us) { now_us_ += us; }
+
   Rng* rng() { return &rng_; }
 
  private:
+  void PostDue();
+
   Rng rng_;
+  TimerList timers_;
+  uint64_t now_us_ = 1'000'000;
   std::deque<Task*> tasks_;
   std::deque<Task*> running_;
   std::deque<Task*> idle_tasks_;
