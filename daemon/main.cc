@@ -22,7 +22,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/backend/file.h"
+#include "daemon/backend/merge_governor.h"
 #include "daemon/backend/null.h"
+#include "daemon/backend/pressure.h"
 #include "daemon/backend/snapshot.h"
 #include "daemon/base/buffer_pool.h"
 #include "daemon/base/log.h"
@@ -48,6 +50,11 @@ constexpr uint64_t kMemoryBytesDefault = 2 * 1024 * 1024;
 constexpr uint64_t kMemoryBytesMin = 2 * BufferPool::kBufferBytes;
 constexpr uint64_t kMemoryBytesMax = uint64_t{1} << 30;
 
+// A merge has 3 MiB of memory while it goes on; one thread does not make two of
+// them faster than one.
+constexpr uint32_t kMergesDefault = 1;
+constexpr uint32_t kMergesMax = 64;
+
 // Exit codes, as systemd and scripts see them.
 enum ExitCode { kExitOk = 0, kExitFailure = 1, kExitUsage = 2, kExitBusy = 5 };
 
@@ -55,6 +62,7 @@ struct Options {
   std::string control_path = kDefaultControlPath;
   std::string state_directory;  // default: "state" beside the control socket
   uint64_t memory_bytes = kMemoryBytesDefault;
+  MergeGovernor::Limits limits = {.active_max = kMergesDefault};
   int ready_fd = -1;
 };
 
@@ -73,6 +81,13 @@ void PrintUsage(FILE* to) {
       "+ /state)\n"
       "  --memory KIB     payload buffers, taken from the system as they "
       "are used (%llu)\n"
+      "  --merge-rate KIB all merges together write so much in a second (no "
+      "limit)\n"
+      "  --merge-pressure PERCENT\n"
+      "                   hold merges while others wait for I/O or memory more "
+      "of the\n"
+      "                   time than this (never)\n"
+      "  --merges N       merges that go on at once, the others in turn (%u)\n"
       "  --ready-fd N     write a newline to this open file once requests "
       "are served\n"
       "  --version        print the version and exit\n"
@@ -82,7 +97,8 @@ void PrintUsage(FILE* to) {
       "another\n"
       "dmuserd owns the control socket.\n",
       kDefaultControlPath,
-      static_cast<unsigned long long>(kMemoryBytesDefault / 1024));
+      static_cast<unsigned long long>(kMemoryBytesDefault / 1024),
+      kMergesDefault);
 }
 
 // Reads optarg.
@@ -103,11 +119,24 @@ bool ParseNumber(const char* name, uint64_t min, uint64_t max,
 
 // 0 when *options is good, else an exit code + 1; see main.
 int ParseOptions(int argc, char** argv, Options* options) {
-  enum { kControl = 1, kStateDir, kMemory, kReadyFd, kVersionOption, kHelp };
+  enum {
+    kControl = 1,
+    kStateDir,
+    kMemory,
+    kMergeRate,
+    kMergePressure,
+    kMerges,
+    kReadyFd,
+    kVersionOption,
+    kHelp
+  };
   static const option kLong[] = {
       {"control", required_argument, nullptr, kControl},
       {"state-dir", required_argument, nullptr, kStateDir},
       {"memory", required_argument, nullptr, kMemory},
+      {"merge-rate", required_argument, nullptr, kMergeRate},
+      {"merge-pressure", required_argument, nullptr, kMergePressure},
+      {"merges", required_argument, nullptr, kMerges},
       {"ready-fd", required_argument, nullptr, kReadyFd},
       {"version", no_argument, nullptr, kVersionOption},
       {"help", no_argument, nullptr, kHelp},
@@ -128,6 +157,30 @@ int ParseOptions(int argc, char** argv, Options* options) {
           return kExitUsage + 1;
         }
         options->memory_bytes = kib * 1024;
+        break;
+      }
+      case kMergeRate: {
+        uint64_t kib = 0;
+        if (!ParseNumber("--merge-rate", 0, UINT32_MAX, &kib)) {
+          return kExitUsage + 1;
+        }
+        options->limits.rate_bytes_per_s = kib * 1024;
+        break;
+      }
+      case kMergePressure: {
+        uint64_t percent = 0;
+        if (!ParseNumber("--merge-pressure", 0, 100, &percent)) {
+          return kExitUsage + 1;
+        }
+        options->limits.pressure_percent = static_cast<uint32_t>(percent);
+        break;
+      }
+      case kMerges: {
+        uint64_t merges = 0;
+        if (!ParseNumber("--merges", 1, kMergesMax, &merges)) {
+          return kExitUsage + 1;
+        }
+        options->limits.active_max = static_cast<uint32_t>(merges);
         break;
       }
       case kReadyFd: {
@@ -220,18 +273,22 @@ class Daemon {
   void OpenSnapshot(const proto::SnapshotBackend& snapshot,
                     Registry::BackendDone done);
   void FillStatus(proto::DaemonStatus* status) const;
+  absl::Status Throttle(const proto::Throttle& throttle);
   bool WatchSignals();
   void OnSignal();
 
   const Options options_;
   std::unique_ptr<EpollLoop> loop_;
   std::unique_ptr<BufferPool> pool_;
+  ProcPressure pressure_;
+  std::unique_ptr<MergeGovernor> governor_;
   std::unique_ptr<StateStore> store_;
   std::unique_ptr<Registry> registry_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<Server> server_;
   UniqueFd signal_fd_;
   Watch signal_watch_;
+  bool knows_pressure_ = false;
   bool stopping_ = false;
 };
 
@@ -305,7 +362,7 @@ void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
     return;
   }
   OpenSnapshotBackend(std::move(*base), std::move(*cow), loop_.get(),
-                      std::move(done));
+                      governor_.get(), std::move(done));
 }
 
 void Daemon::FillStatus(proto::DaemonStatus* status) const {
@@ -318,6 +375,39 @@ void Daemon::FillStatus(proto::DaemonStatus* status) const {
   status->set_pool_bytes(uint64_t{pool_->count()} * BufferPool::kBufferBytes);
   status->set_pool_used_bytes(uint64_t{pool_->in_use()} *
                               BufferPool::kBufferBytes);
+  const MergeGovernor::Limits& limits = governor_->limits();
+  proto::Throttle* throttle = status->mutable_throttle();
+  throttle->set_rate_bytes_per_s(limits.rate_bytes_per_s);
+  throttle->set_pressure_percent(limits.pressure_percent);
+  throttle->set_merges_max(limits.active_max);
+  status->set_knows_pressure(knows_pressure_);
+}
+
+absl::Status Daemon::Throttle(const proto::Throttle& throttle) {
+  MergeGovernor::Limits limits = governor_->limits();
+  if (throttle.has_rate_bytes_per_s()) {
+    limits.rate_bytes_per_s = throttle.rate_bytes_per_s();
+  }
+  if (throttle.has_pressure_percent()) {
+    if (throttle.pressure_percent() > 100) {
+      return absl::InvalidArgumentError("the pressure is 0 to 100 percent");
+    }
+    if (throttle.pressure_percent() > 0 && !knows_pressure_) {
+      return absl::FailedPreconditionError(
+          "this kernel does not say how busy the machine is: it needs "
+          "CONFIG_PSI, and psi=1 on its command line where it is off");
+    }
+    limits.pressure_percent = throttle.pressure_percent();
+  }
+  if (throttle.has_merges_max()) {
+    if (throttle.merges_max() < 1 || throttle.merges_max() > kMergesMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("merges at once are 1 to ", kMergesMax));
+    }
+    limits.active_max = throttle.merges_max();
+  }
+  governor_->SetLimits(limits);
+  return absl::OkStatus();
 }
 
 bool Daemon::WatchSignals() {
@@ -363,12 +453,22 @@ int Daemon::Run() {
     Log(LogLevel::kError, "cannot start: %s", strerror(errno));
     return kExitFailure;
   }
+  governor_ = std::make_unique<MergeGovernor>(loop_.get(), &pressure_);
+  PressureSource::Totals totals;
+  knows_pressure_ = pressure_.Read(&totals);
+  if (options_.limits.pressure_percent > 0 && !knows_pressure_) {
+    Log(LogLevel::kWarning,
+        "the kernel does not say how busy the machine is (CONFIG_PSI, psi=1): "
+        "--merge-pressure has no effect");
+  }
+  governor_->SetLimits(options_.limits);
   store_ = std::make_unique<StateStore>(options_.state_directory);
   registry_ =
       std::make_unique<Registry>(Factories(), store_.get(), loop_.get());
   service_ = std::make_unique<Service>(
       registry_.get(),
-      [this](proto::DaemonStatus* status) { FillStatus(status); });
+      [this](proto::DaemonStatus* status) { FillStatus(status); },
+      [this](const proto::Throttle& throttle) { return Throttle(throttle); });
   // The socket first: it is what keeps a second daemon from these records.
   auto server =
       Server::Listen(options_.control_path, service_.get(), loop_.get());

@@ -10,10 +10,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "daemon/backend/merge_governor.h"
 #include "daemon/backend/snapshot.h"
 #include "daemon/cow/unit_check.h"
 #include "daemon/cow/writer.h"
@@ -54,7 +56,7 @@ class SnapshotHost {
     cow_disk_ = cow.get();
     absl::Status status;
     bool done = false;
-    OpenSnapshotBackend(std::move(base), std::move(cow), &loop_,
+    OpenSnapshotBackend(std::move(base), std::move(cow), &loop_, &governor_,
                         [&](absl::StatusOr<std::unique_ptr<Backend>> result) {
                           done = true;
                           status = result.status();
@@ -131,6 +133,7 @@ class SnapshotHost {
   const Scenario scenario_;
   SectorStore store_;
   SimLoop loop_;
+  MergeGovernor governor_{&loop_, nullptr};
   SimDisk base_;
   SimDisk cow_;
   SimLoopDisk* base_disk_ = nullptr;
@@ -474,6 +477,73 @@ TEST(SnapshotTest, ListenersHearOfEveryChangeAndPauseHolds) {
   EXPECT_EQ(host.merge().status().state, MergeStatus::State::kDone);
   EXPECT_GT(changes, 2u);
   host.merge().SetListener(nullptr);
+}
+
+Scenario Zeros(uint32_t blocks) {
+  std::vector<Change> changes(blocks);
+  for (uint32_t i = 0; i < blocks; ++i) changes[i].new_block = i;
+  Rng rng(1);
+  LayoutOptions layout;
+  layout.scratch = true;
+  return Build(std::vector<uint8_t>(size_t{blocks} * kBlockBytes, 1), changes,
+               layout, &rng);
+}
+
+// Several devices on one loop: each comes on while the others do, and not more
+// than may go on at once have memory for it.
+TEST(SnapshotTest, MergesTakeTurns) {
+  constexpr uint32_t kBlocks = 20'000;  // 80 MB, a slice has 32 MiB
+  SimLoop loop(1);
+  MergeGovernor governor(&loop, nullptr);
+  governor.SetLimits({.active_max = 1});
+  const Scenario scenario = Zeros(kBlocks);
+  SectorStore store;
+  std::deque<SimDisk> disks;
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (int i = 0; i < 3; ++i) {
+    disks.emplace_back(&store, scenario.base);
+    auto base = std::make_unique<SimLoopDisk>(&disks.back(), &loop);
+    disks.emplace_back(&store, scenario.cow);
+    auto cow = std::make_unique<SimLoopDisk>(&disks.back(), &loop);
+    const size_t opened = backends.size();
+    OpenSnapshotBackend(std::move(base), std::move(cow), &loop, &governor,
+                        [&](absl::StatusOr<std::unique_ptr<Backend>> result) {
+                          ASSERT_TRUE(result.ok()) << result.status();
+                          backends.push_back(std::move(*result));
+                        });
+    ASSERT_TRUE(
+        loop.TurnUntil([&] { return backends.size() > opened; }, kTurnsMax));
+  }
+  for (auto& backend : backends) backend->merge()->Start();
+  uint32_t waiting = 0;
+  uint64_t least = 0;
+  const auto merged = [&](size_t i) {
+    return backends[i]->merge()->status().merged_ops;
+  };
+  ASSERT_TRUE(loop.TurnUntil(
+      [&] {
+        for (auto& backend : backends) {
+          waiting += backend->merge()->status().held[0] != '\0' ? 1 : 0;
+        }
+        least = std::min({merged(0), merged(1), merged(2)});
+        return std::max({merged(0), merged(1), merged(2)}) == kBlocks;
+      },
+      10 * kTurnsMax));
+  EXPECT_GT(waiting, 0u);
+  EXPECT_GE(least, kBlocks / 3) << "somebody was left behind";
+  while (loop.Turn()) {
+  }
+  for (auto& backend : backends) {
+    EXPECT_EQ(backend->merge()->status().state, MergeStatus::State::kDone);
+    bool drained = false;
+    Task done([](void* context) { *static_cast<bool*>(context) = true; },
+              &drained);
+    backend->Drain(&done);
+    ASSERT_TRUE(loop.TurnUntil([&] { return drained; }, kTurnsMax));
+  }
+  for (size_t i = 0; i < disks.size(); i += 2) {
+    EXPECT_TRUE(disks[i].Contents() == scenario.target);
+  }
 }
 
 TEST(SnapshotTest, BadFilesAreRefusedWithASentence) {

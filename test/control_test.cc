@@ -37,6 +37,12 @@ namespace {
 
 constexpr uint64_t kSizeBytes = 1 << 20;
 
+class NoDisk : public Disk {
+ public:
+  uint64_t size_bytes() const override { return 0; }
+  void Submit(DiskOp*) override { FAIL() << "nobody reads this log"; }
+};
+
 // A null back end with a merge the test moves by hand.
 class MergeableBackend : public NullBackend, public MergeControl {
  public:
@@ -48,6 +54,11 @@ class MergeableBackend : public NullBackend, public MergeControl {
     done(absl::OkStatus());
   }
   void Start() override { Set(MergeStatus::State::kRunning, 0); }
+  void SetRate(uint64_t rate_bytes_per_s) override {
+    rate_bytes_per_s_ = rate_bytes_per_s;
+  }
+  uint64_t rate_bytes_per_s() const { return rate_bytes_per_s_; }
+  bool keeps_undo_log() const { return log_ != nullptr; }
   void Pause() override { Set(MergeStatus::State::kIdle, status_.merged_ops); }
   MergeStatus status() const override { return status_; }
   void SetListener(Task* changed) override { listener_ = changed; }
@@ -61,6 +72,7 @@ class MergeableBackend : public NullBackend, public MergeControl {
 
  private:
   MergeStatus status_;
+  uint64_t rate_bytes_per_s_ = 0;
   std::unique_ptr<Disk> log_;
   Task* listener_ = nullptr;
 };
@@ -152,6 +164,11 @@ struct Daemon {
       backends[attach.name()] = backend.get();
       done(std::unique_ptr<Backend>(std::move(backend)));
     };
+    factories.open_disk =
+        [](const std::string& path) -> absl::StatusOr<std::unique_ptr<Disk>> {
+      if (path == "/no/such/log") return absl::NotFoundError("no log");
+      return std::unique_ptr<Disk>(std::make_unique<NoDisk>());
+    };
     factories.open_channel =
         [this, pool](
             const std::string& name,
@@ -163,7 +180,18 @@ struct Daemon {
     };
     registry = std::make_unique<Registry>(factories, &store, loop.get());
     service = std::make_unique<Service>(
-        registry.get(), [](proto::DaemonStatus* s) { s->set_version("test"); });
+        registry.get(),
+        [this](proto::DaemonStatus* s) {
+          s->set_version("test");
+          *s->mutable_throttle() = throttle;
+        },
+        [this](const proto::Throttle& wanted) {
+          if (wanted.merges_max() == 99) {
+            return absl::InvalidArgumentError("too many");
+          }
+          throttle.MergeFrom(wanted);
+          return absl::OkStatus();
+        });
     auto listening =
         Server::Listen(directory + "/control", service.get(), loop.get());
     EXPECT_TRUE(listening.ok()) << listening.status();
@@ -185,6 +213,7 @@ struct Daemon {
   std::map<std::string, FakeKernel> kernels;
   std::map<std::string, MergeableBackend*> backends;
   std::unique_ptr<Registry> registry;
+  proto::Throttle throttle;
   std::unique_ptr<Service> service;
   std::unique_ptr<Server> server;
 };
@@ -299,6 +328,52 @@ TEST_F(ControlTest, ErrorsHaveTheirCodes) {
   EXPECT_EQ(client.CodeOf(newer), Code(absl::StatusCode::kUnimplemented));
   ASSERT_EQ(client.CodeOf(Attach("a")), 0);
   EXPECT_EQ(client.CodeOf(Attach("a")), Code(absl::StatusCode::kAlreadyExists));
+}
+
+// What a merge was started with is there for the next daemon.
+TEST_F(ControlTest, UndoLogAndRateAreRemembered) {
+  Client client = Connect();
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  proto::Request start = Merge("a", proto::Merge::START);
+  start.mutable_merge()->set_undo_log_path("/no/such/log");
+  EXPECT_EQ(client.CodeOf(start), Code(absl::StatusCode::kNotFound));
+  EXPECT_EQ(daemon_->backends["a"]->status().state, MergeStatus::State::kIdle);
+  start.mutable_merge()->set_undo_log_path("/some/log");
+  start.mutable_merge()->set_rate_bytes_per_s(1 << 20);
+  ASSERT_EQ(client.CodeOf(start), 0);
+  EXPECT_TRUE(daemon_->backends["a"]->keeps_undo_log());
+  EXPECT_EQ(daemon_->backends["a"]->rate_bytes_per_s(), 1u << 20);
+  daemon_->backends["a"]->Set(MergeStatus::State::kRunning, 3);
+  start.mutable_merge()->set_undo_log_path("/another/log");
+  EXPECT_EQ(client.CodeOf(start), Code(absl::StatusCode::kFailedPrecondition));
+  Restart();
+  daemon_->registry->Recover([] {});
+  ASSERT_TRUE(daemon_->backends["a"] != nullptr);
+  EXPECT_TRUE(daemon_->backends["a"]->keeps_undo_log());
+  EXPECT_EQ(daemon_->backends["a"]->rate_bytes_per_s(), 1u << 20);
+  EXPECT_EQ(daemon_->backends["a"]->status().state,
+            MergeStatus::State::kRunning);
+  Client again = Connect();
+  again.Send(Status("a"));
+  const auto status = again.Receive();
+  ASSERT_TRUE(status.has_value());
+  EXPECT_EQ(status->devices(0).merge().undo_log_path(), "/some/log");
+}
+
+TEST_F(ControlTest, ThrottleSetsWhatIsGivenAndSaysWhatHolds) {
+  Client client = Connect();
+  proto::Request request;
+  request.mutable_throttle()->set_rate_bytes_per_s(5000);
+  ASSERT_EQ(client.CodeOf(request), 0);
+  request.Clear();
+  request.mutable_throttle()->set_merges_max(3);
+  client.Send(request);
+  const auto answer = client.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->daemon().throttle().rate_bytes_per_s(), 5000u);
+  EXPECT_EQ(answer->daemon().throttle().merges_max(), 3u);
+  request.mutable_throttle()->set_merges_max(99);
+  EXPECT_EQ(client.CodeOf(request), Code(absl::StatusCode::kInvalidArgument));
 }
 
 TEST_F(ControlTest, WatchFollowsTheMergeToItsEnd) {

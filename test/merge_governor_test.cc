@@ -615,6 +615,71 @@ TEST(MergeGovernorTest, ASilentMergeLosesItsPlace) {
   EXPECT_GT(world.Moved(0, silent_us), 200 * kMiB);
 }
 
+// Its slice was over before it was posted, and then it does not ask.
+TEST(MergeGovernorTest, AMergeThatIsPostedAndFallsSilentLosesItsPlace) {
+  World world;
+  MergeGovernor governor(&world.loop, nullptr);
+  governor.SetLimits(
+      {.rate_bytes_per_s = MergeGovernor::kGrantBytes / 3, .active_max = 1});
+  Merges merges = MakeMerges(&world, &governor, 2);
+  StartAll(merges);
+  for (int i = 0; i < 10 && merges[1]->held() != Held::kTurn; ++i) {
+    world.loop.Turn();
+  }
+  while (!merges[0]->task.queued) world.loop.Turn();
+  ASSERT_TRUE(world.steps.empty());
+  merges[0]->FallSilent();
+  world.RunFor(10 * kSecond);
+  EXPECT_GT(world.Moved(1), 0u);
+}
+
+// Slices of several merges end together, or nearly.
+TEST(MergeGovernorTest, ShareIsFairWhoeverIsAStepAhead) {
+  for (int count : {3, 4, 5}) {
+    for (uint32_t active_max = 1; active_max < 5; ++active_max) {
+      for (uint64_t seed = 0; seed < 5; ++seed) {
+        SCOPED_TRACE(testing::Message()
+                     << count << " " << active_max << " " << seed);
+        World world(seed);
+        MergeGovernor governor(&world.loop, nullptr);
+        governor.SetLimits({.active_max = active_max});
+        Merges merges = MakeMerges(&world, &governor, count);
+        for (auto& merge : merges) {
+          merge->Start();
+          for (uint32_t i = world.loop.rng()->Below(4); i > 0; --i) {
+            world.loop.Turn();
+          }
+        }
+        world.RunFor(20 * kSecond);
+        const uint64_t share = world.MovedByAll() / count;
+        for (int i = 0; i < count; ++i) {
+          ExpectWithinPercent(world.Moved(i), share, 5);
+        }
+      }
+    }
+  }
+}
+
+// What a merge was granted and did not use is for the others.
+TEST(MergeGovernorTest, WhoLeavesTakesNothingOfTheRate) {
+  World world;
+  MergeGovernor governor(&world.loop, nullptr);
+  governor.SetLimits({.rate_bytes_per_s = 20 * kMiB});
+  Merges merges = MakeMerges(&world, &governor, 2);
+  merges[1]->step_bytes = 4 * kKiB;
+  StartAll(merges);
+  for (int i = 0; i < 500; ++i) {
+    const size_t steps = world.steps.size();
+    while (world.steps.size() == steps || world.steps.back().merge != 1) {
+      world.loop.Turn();
+    }
+    merges[1]->Stop();
+    merges[1]->Start();
+  }
+  const uint64_t took_us = world.loop.NowUs() - world.steps[0].at_us;
+  ExpectWithinPercent(world.MovedByAll(), 20 * kMiB * took_us / kSecond, 10);
+}
+
 // Two that leave and come back by turns, as for readers.
 TEST(MergeGovernorTest, WhoLeavesEarlyKeepsNobodyOut) {
   World world;

@@ -52,7 +52,7 @@ seen = json.load(sys.stdin)
 assert seen["version"] == 3 and seen["known_complete"] is True, seen
 assert seen["base_bytes"] == seen["target_bytes"] == 8 << 20, seen
 assert seen["op_count"] == seen["copy"]["ops"] + seen["zero"]["ops"] \
-    + seen["replace"]["ops"] > 0, seen
+    + seen["replace"]["ops"] + seen["xor"]["ops"] > 0, seen
 assert seen["merge"]["merged_ops"] == 0, seen
 ' || fail "inspect --json"
 "$ctl" cow inspect a.cow >inspect.txt

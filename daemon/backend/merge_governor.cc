@@ -90,6 +90,20 @@ MergeGovernor::Held MergeGovernor::held(const Member& member) const {
   return member.place_ == Place::kWaiting ? Held::kTurn : Held::kRate;
 }
 
+const char* MergeGovernor::HeldName(const Member& member) const {
+  switch (held(member)) {
+    case Held::kNo:
+      return "";
+    case Held::kTurn:
+      return "its turn";
+    case Held::kRate:
+      return "its rate";
+    case Held::kPressure:
+      return "the machine to be less busy";
+  }
+  return "";
+}
+
 void MergeGovernor::OnTimer(void* context) {
   auto* self = static_cast<MergeGovernor*>(context);
   self->Update(self->loop_->NowUs(), nullptr);
@@ -102,6 +116,7 @@ bool MergeGovernor::limits_pressure() const {
 
 // What merges have in flight still counts in the probe's first moments. That is
 // on the safe side, and the next probe is longer.
+// When nothing is known the next step is let go, and it is tried again later.
 void MergeGovernor::BeginProbe(uint64_t now_us) {
   holding_ = source_->Read(&probe_begin_);
   probe_begin_us_ = now_us;
@@ -137,10 +152,6 @@ void MergeGovernor::EndHold(uint64_t now_us) {
   holding_ = false;
   merge_until_us_ = now_us + kMergeUs;
   stepped_since_hold_ = false;
-  // Slices are of the time in which merges may go on.
-  for (Member* at = members_; at != nullptr; at = at->next_) {
-    at->slice_end_us_ += now_us - held_since_us_;
-  }
 }
 
 bool MergeGovernor::Update(uint64_t now_us, const Member* caller) {
@@ -187,10 +198,6 @@ void MergeGovernor::GivePlaces(uint64_t now_us) {
     }
   }
   while (Member* first = FirstWaiting()) {
-    if (Silent(*first)) {
-      GiveUpPlace(first);
-      continue;
-    }
     if (active < limits_.active_max) {
       turns_now_ = std::max(turns_now_, first->turns_);
       first->place_ = Place::kActive;
@@ -201,6 +208,8 @@ void MergeGovernor::GivePlaces(uint64_t now_us) {
     Member* done = members_;
     while (done != nullptr && !SliceOver(*done, now_us)) done = done->next_;
     if (done == nullptr) return;
+    // Of two merges whose slices end together, the one that is a step ahead
+    // would else be given the other's place, each time.
     if (Silent(*done) || done->turns_ + 1 >= first->turns_) {
       GiveUpPlace(done);
       --active;
@@ -315,11 +324,12 @@ void MergeGovernor::GiveUpPlace(Member* member) {
   StandInLine(member);
 }
 
-// Within a turn of those that are in line: who was away has not saved up turns,
-// and need not wait for others to have as many as it once had.
+// Who was away has not saved up turns.
 void MergeGovernor::StandInLine(Member* member) {
   member->place_ = Place::kWaiting;
-  member->turns_ = std::clamp(member->turns_, turns_now_, turns_now_ + 1);
+  member->turns_ = std::max(member->turns_, turns_now_);
+  // No newcomer can keep it out for longer than a turn.
+  DMU_CHECK(member->turns_ <= turns_now_ + 1);
 }
 
 // A place that was left early counts as a turn, or two merges that leave by
@@ -336,16 +346,10 @@ void MergeGovernor::ReturnGrant(Member* member) {
   member->granted_bytes_ = 0;
 }
 
-// Of those with the fewest turns the one that is longest in line. The line's
-// order is not enough: of two merges whose slices end together, the one that is
-// a step ahead would have the place that the other gives up, each time.
 MergeGovernor::Member* MergeGovernor::FirstWaiting() const {
-  Member* found = nullptr;
-  for (Member* at = members_; at != nullptr; at = at->next_) {
-    if (at->place_ != Place::kWaiting) continue;
-    if (found == nullptr || at->turns_ < found->turns_) found = at;
-  }
-  return found;
+  Member* at = members_;
+  while (at != nullptr && at->place_ != Place::kWaiting) at = at->next_;
+  return at;
 }
 
 // The active member that asked first after `after_number`.

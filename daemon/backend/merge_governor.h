@@ -9,10 +9,10 @@
 //
 // What it promises:
 // - Turns: at most active_max merges go on, the others wait in line. While one
-//   waits, a place is given up after a slice of kSliceBytes or kSliceUs; it
-//   goes to the one in line that had the fewest turns, so all get as many. A
-//   place is also taken from a merge that has stopped asking without a Leave,
-//   when its slice is over.
+//   waits, a place is given up after a slice of kSliceBytes or kSliceUs to the
+//   first in line, unless that one had more slices: all get as many. A place is
+//   also taken from a merge that has stopped asking without a Leave, when its
+//   slice is over.
 // - Rate: in any second no more than 110 % of rate_bytes_per_s, or the rate and
 //   one grant if that is more, and for each active merge a grant and a step.
 //   Over longer times no more than the rate, and no less while merges are quick
@@ -131,6 +131,8 @@ class MergeGovernor {
   void Leave(Member* member);
 
   Held held(const Member& member) const;
+  // The same for people; "" when it goes on.
+  const char* HeldName(const Member& member) const;
 
  private:
   using Place = Member::Place;

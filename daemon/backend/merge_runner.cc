@@ -20,25 +20,27 @@ alignas(4096) uint8_t zeros[merge::kCommandBytesMax];
 }  // namespace
 
 MergeRunner::MergeRunner(const Parts& parts)
-    : parts_(parts), step_(OnStep, this) {
+    : parts_(parts), step_(OnStep, this), member_(&step_) {
   for (Slot& slot : slots_) {
     slot.runner = this;
     slot.op.done.run = OnDone;
     slot.op.done.context = &slot;
   }
-  told_state_ = parts_.engine->state();
+  told_state_ = status().state;
   told_ops_ = parts_.engine->merged_ops();
 }
 
 MergeRunner::~MergeRunner() {
   DMU_CHECK(busy_ == 0);
+  parts_.governor->Leave(&member_);
   parts_.loop->Cancel(&step_);
 }
 
 void MergeRunner::KeepUndoLog(std::unique_ptr<Disk> log,
                               std::function<void(absl::Status)> done) {
   const merge::Engine& engine = *parts_.engine;
-  if (stopped_ != nullptr || undo_opener_ != nullptr || engine.attached()) {
+  if (stopped_ != nullptr || undo_opener_ != nullptr || engine.attached() ||
+      wanted_) {
     done(absl::FailedPreconditionError(
         "the merge is at work; pause it, then start it with the undo log"));
     return;
@@ -76,19 +78,45 @@ void MergeRunner::Start() {
   if (stopped_ != nullptr || undo_opener_ != nullptr) return;
   no_memory_ = false;
   merge::Engine* engine = parts_.engine;
-  const bool needs_memory = engine->refusal()[0] == '\0' &&
-                            engine->state() != merge::Engine::State::kDone;
-  if (needs_memory && !engine->attached() && !Attach()) {
-    no_memory_ = true;
-    if (listener_ != nullptr) parts_.loop->Post(listener_);
+  if (engine->refusal()[0] != '\0') {
+    engine->Start();
+    NotifyIfChanged();
     return;
   }
-  engine->Start();
+  if (engine->state() == merge::Engine::State::kDone) return;
+  if (!wanted_) {
+    wanted_ = true;
+    wanted_since_us_ = parts_.loop->NowUs();
+    wanted_from_bytes_ = engine->merged_bytes();
+  }
+  to_edge_ = false;
+  if (engine->attached()) engine->Start();
   NotifyIfChanged();
   parts_.loop->PostIdle(&step_);
 }
 
-void MergeRunner::Pause() { parts_.engine->Pause(); }
+void MergeRunner::Pause() {
+  if (!wanted_) return;
+  wanted_ = false;
+  if (parts_.engine->state() != merge::Engine::State::kRunning) {
+    parts_.governor->Leave(&member_);
+    NotifyIfChanged();
+    return;
+  }
+  EndTurn();
+}
+
+// The rest of the window is not asked for: it is little, and what waits for the
+// end of it is a person or another merge.
+void MergeRunner::EndTurn() {
+  to_edge_ = true;
+  parts_.engine->Pause();
+  parts_.loop->PostIdle(&step_);
+}
+
+void MergeRunner::SetRate(uint64_t rate_bytes_per_s) {
+  parts_.governor->SetRate(&member_, rate_bytes_per_s);
+}
 
 bool MergeRunner::Attach() {
   workspace_.reset(new (std::nothrow)
@@ -123,9 +151,17 @@ MergeStatus MergeRunner::status() const {
   if (engine.keeps_undo_log()) {
     status.undo_log_bytes = engine.undo_tail().offset;
   }
+  status.held = parts_.governor->HeldName(member_);
+  const uint64_t us = parts_.loop->NowUs() - wanted_since_us_;
+  if (wanted_ && us > 0) {
+    const uint64_t bytes = engine.merged_bytes() - wanted_from_bytes_;
+    status.rate_bytes_per_s = static_cast<uint64_t>(
+        static_cast<double>(bytes) * 1e6 / static_cast<double>(us));
+  }
   switch (engine.state()) {
     case merge::Engine::State::kIdle:
-      status.state = MergeStatus::State::kIdle;
+      status.state =
+          wanted_ ? MergeStatus::State::kRunning : MergeStatus::State::kIdle;
       break;
     case merge::Engine::State::kRunning:
       status.state = MergeStatus::State::kRunning;
@@ -154,10 +190,11 @@ void MergeRunner::SetListener(Task* changed) {
 }
 
 void MergeRunner::NotifyIfChanged() {
-  const merge::Engine& engine = *parts_.engine;
-  if (engine.state() == told_state_ && engine.merged_ops() == told_ops_) return;
-  told_state_ = engine.state();
-  told_ops_ = engine.merged_ops();
+  const MergeStatus::State state = status().state;
+  const uint64_t ops = parts_.engine->merged_ops();
+  if (state == told_state_ && ops == told_ops_) return;
+  told_state_ = state;
+  told_ops_ = ops;
   if (listener_ != nullptr) parts_.loop->Post(listener_);
 }
 
@@ -170,6 +207,7 @@ void MergeRunner::OnLeaseReleased() {
 void MergeRunner::Stop(Task* stopped) {
   DMU_CHECK(stopped_ == nullptr);
   stopped_ = stopped;
+  parts_.governor->Leave(&member_);
   parts_.loop->Cancel(&step_);
   if (undo_opener_ != nullptr) undo_opener_->Cancel();
   if (busy_ == 0) parts_.loop->Post(stopped_);
@@ -179,26 +217,49 @@ void MergeRunner::OnStep(void* context) {
   static_cast<MergeRunner*>(context)->Step();
 }
 
+bool MergeRunner::MayStep() {
+  if (to_edge_) return true;
+  MergeGovernor* const governor = parts_.governor;
+  if (governor->MayStep(&member_)) return true;
+  // Others go first: they need the memory.
+  if (governor->held(member_) == MergeGovernor::Held::kTurn &&
+      parts_.engine->state() == merge::Engine::State::kRunning) {
+    EndTurn();
+  }
+  return false;
+}
+
 // As much as a turn may move; completions bring it back.
 void MergeRunner::Step() {
+  merge::Engine* const engine = parts_.engine;
   uint64_t moved_bytes = 0;
   while (stopped_ == nullptr && moved_bytes < merge::kCommandBytesMax) {
+    if (!wanted_ && !to_edge_) return;
     Slot* slot = nullptr;
     for (Slot& candidate : slots_) {
       if (!candidate.busy) slot = &candidate;
     }
-    if (slot == nullptr) return;
-    const Turn turn = parts_.engine->Next(&slot->command);
+    if (slot == nullptr || !MayStep()) return;
+    if (!engine->attached() && !Attach()) {
+      no_memory_ = true;
+      Stopped();
+      NotifyIfChanged();
+      return;
+    }
+    if (wanted_ && !to_edge_) engine->Start();
+    const Turn turn = engine->Next(&slot->command);
     NotifyIfChanged();
     switch (turn) {
       case Turn::kCommand:
         moved_bytes += slot->command.length_bytes;
+        parts_.governor->Charge(&member_, slot->command.length_bytes);
         Issue(slot);
         break;
       case Turn::kWaitDone:
         return;
       case Turn::kWaitLease:
         waits_for_lease_ = true;
+        if (!to_edge_) parts_.governor->Leave(&member_);
         return;
       case Turn::kStop:
         Stopped();
@@ -211,11 +272,21 @@ void MergeRunner::Step() {
 // Paused or done, the engine needs no memory; failed, it may hold a window.
 void MergeRunner::Stopped() {
   const merge::Engine::State state = parts_.engine->state();
-  if (state == merge::Engine::State::kFailed || !parts_.engine->attached()) {
+  const bool waits =
+      state == merge::Engine::State::kIdle && wanted_ && !no_memory_;
+  to_edge_ = false;
+  if (state != merge::Engine::State::kFailed && parts_.engine->attached()) {
+    parts_.engine->Detach();
+    ReleaseMemory();
+  }
+  if (waits) {
+    // It is in line, or asks for its next turn.
+    parts_.loop->PostIdle(&step_);
     return;
   }
-  parts_.engine->Detach();
-  ReleaseMemory();
+  wanted_ = false;
+  parts_.governor->Leave(&member_);
+  NotifyIfChanged();
 }
 
 uint8_t* MergeRunner::StoredBytes(const Slot& slot) const {

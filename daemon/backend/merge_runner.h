@@ -3,8 +3,10 @@
 // merge_runner.h - carries out what the merge engine asks for.
 //
 // Works from idle tasks of the loop, so requests go first, and moves at most
-// merge::kCommandBytesMax per turn. Its memory exists only from Start until the
-// merge is paused or done. What is safe to do when is the engine's to know.
+// merge::kCommandBytesMax per turn, when the governor of all merges lets it.
+// Its memory exists only while the merge has its turn: who has to wait for
+// others comes to a window edge first. What is safe to do when is the engine's
+// to know.
 #ifndef DAEMON_BACKEND_MERGE_RUNNER_H_
 #define DAEMON_BACKEND_MERGE_RUNNER_H_
 
@@ -13,6 +15,7 @@
 #include <memory>
 
 #include "daemon/backend/mapped_memory.h"
+#include "daemon/backend/merge_governor.h"
 #include "daemon/backend/undo_opener.h"
 #include "daemon/block/backend.h"
 #include "daemon/cow/codec.h"
@@ -38,6 +41,7 @@ class MergeRunner : public MergeControl {
     Disk* source = nullptr;
     Disk* cow = nullptr;
     cow::Codec* codec = nullptr;
+    MergeGovernor* governor = nullptr;
   };
   explicit MergeRunner(const Parts& parts);
   ~MergeRunner() override;
@@ -48,6 +52,7 @@ class MergeRunner : public MergeControl {
                    std::function<void(absl::Status)> done) override;
   void Start() override;
   void Pause() override;
+  void SetRate(uint64_t rate_bytes_per_s) override;
   MergeStatus status() const override;
   void SetListener(Task* changed) override;
 
@@ -71,7 +76,10 @@ class MergeRunner : public MergeControl {
   static void OnStep(void* context);
   static void OnDone(void* context);
 
+  // Whether the next command may be asked for; else step_ comes when it may.
+  bool MayStep();
   bool Attach();
+  void EndTurn();
   void ReleaseMemory();
   void Step();
   void Issue(Slot* slot);
@@ -95,10 +103,16 @@ class MergeRunner : public MergeControl {
   Task step_;
   Task* listener_ = nullptr;
   Task* stopped_ = nullptr;
+  MergeGovernor::Member member_;
   bool waits_for_lease_ = false;
   bool no_memory_ = false;
+  bool wanted_ = false;   // Start was called, and neither Pause nor an end came
+  bool to_edge_ = false;  // goes on to the window's edge, and stops there
+  // For the rate: since when it is wanted, and what was merged before.
+  uint64_t wanted_since_us_ = 0;
+  uint64_t wanted_from_bytes_ = 0;
   // What the listener was told last.
-  merge::Engine::State told_state_ = merge::Engine::State::kIdle;
+  MergeStatus::State told_state_ = MergeStatus::State::kIdle;
   uint64_t told_ops_ = 0;
 
   std::unique_ptr<merge::Workspace> workspace_;

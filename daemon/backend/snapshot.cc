@@ -70,7 +70,7 @@ SnapshotBackend::SnapshotBackend(Parts parts, std::unique_ptr<cow::Codec> codec,
       view_(*image_, engine_),
       runner_({loop_, &engine_, image_.get(), base_.get(),
                source_ != nullptr ? source_.get() : base_.get(), cow_.get(),
-               codec_.get()}),
+               codec_.get(), parts.governor}),
       runner_stopped_(OnRunnerStopped, this) {
   context_.image = image_.get();
   context_.view = &view_;

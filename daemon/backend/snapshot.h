@@ -34,6 +34,7 @@ class SnapshotBackend : public Backend {
 
   struct Parts {
     Loop* loop = nullptr;
+    MergeGovernor* governor = nullptr;
     std::unique_ptr<Disk> base;    // written by a merge
     std::unique_ptr<Disk> cow;     // likewise
     std::unique_ptr<Disk> source;  // nullptr: the base
@@ -91,9 +92,11 @@ class SnapshotBackend : public Backend {
 // Reads and judges the COW file in turns of the loop, however large it is, and
 // makes the back end. Calls `done` once, from a turn of the loop: with the
 // loader's and CheckBase's errors, kInternal when the file cannot be read, or
-// what Create says. The loop must turn until then.
+// what Create says. The loop must turn until then; the governor outlives the
+// back end.
 void OpenSnapshotBackend(
     std::unique_ptr<Disk> base, std::unique_ptr<Disk> cow, Loop* loop,
+    MergeGovernor* governor,
     std::function<void(absl::StatusOr<std::unique_ptr<Backend>>)> done);
 
 }  // namespace dmu

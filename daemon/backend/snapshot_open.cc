@@ -24,10 +24,11 @@ constexpr uint32_t kOpsPerTurn = 8192;
 class SnapshotOpener {
  public:
   SnapshotOpener(std::unique_ptr<Disk> base, std::unique_ptr<Disk> cow,
-                 Loop* loop, Done done)
+                 Loop* loop, MergeGovernor* governor, Done done)
       : base_(std::move(base)),
         cow_(std::move(cow)),
         loop_(loop),
+        governor_(governor),
         done_(std::move(done)),
         loader_(cow_->size_bytes()),
         step_(OnStep, this) {
@@ -184,6 +185,7 @@ class SnapshotOpener {
     }
     SnapshotBackend::Parts parts;
     parts.loop = loop_;
+    parts.governor = governor_;
     parts.base = std::move(base_);
     parts.cow = std::move(cow_);
     parts.merged_bytes = merged_->bytes();
@@ -201,6 +203,7 @@ class SnapshotOpener {
   std::unique_ptr<Disk> base_;
   std::unique_ptr<Disk> cow_;
   Loop* const loop_;
+  MergeGovernor* const governor_;
   Done done_;
   cow::Loader loader_;
   cow::Loader::Want wanted_;
@@ -217,8 +220,9 @@ class SnapshotOpener {
 }  // namespace
 
 void OpenSnapshotBackend(std::unique_ptr<Disk> base, std::unique_ptr<Disk> cow,
-                         Loop* loop, Done done) {
-  (new SnapshotOpener(std::move(base), std::move(cow), loop, std::move(done)))
+                         Loop* loop, MergeGovernor* governor, Done done) {
+  (new SnapshotOpener(std::move(base), std::move(cow), loop, governor,
+                      std::move(done)))
       ->Begin();
 }
 

@@ -37,6 +37,9 @@ struct MergeStatus {
   uint64_t merged_bytes = 0;    // of the base written by committed windows
   uint64_t total_bytes = 0;     // that a whole merge writes
   uint64_t undo_log_bytes = 0;  // in use; 0: no log is kept
+  // kRunning: since Start, on the average; and what it waits for, if anything.
+  uint64_t rate_bytes_per_s = 0;
+  const char* held = "";
   // kFailed: a sentence, static or owned by the back end; else empty.
   const char* error = "";
 };
@@ -55,6 +58,8 @@ class MergeControl {
   virtual void Start() = 0;
   // Stops at the next window edge; Start goes on. No effect when not running.
   virtual void Pause() = 0;
+  // At most so many bytes per second from now on; 0: as fast as it goes.
+  virtual void SetRate(uint64_t rate_bytes_per_s) = 0;
   virtual MergeStatus status() const = 0;
   // `changed` runs after every committed window and every change of state. It
   // must outlive the back end or be taken back with nullptr.

@@ -28,8 +28,11 @@ bool IsLast(const proto::DeviceStatus& device) {
 }  // namespace
 
 Service::Service(Registry* registry,
-                 std::function<void(proto::DaemonStatus*)> fill_daemon)
-    : registry_(registry), fill_daemon_(std::move(fill_daemon)) {
+                 std::function<void(proto::DaemonStatus*)> fill_daemon,
+                 std::function<absl::Status(const proto::Throttle&)> throttle)
+    : registry_(registry),
+      fill_daemon_(std::move(fill_daemon)),
+      throttle_(std::move(throttle)) {
   registry_->SetObserver(
       [this](const std::string& name) { OnDeviceChanged(name); });
 }
@@ -68,6 +71,9 @@ void Service::OnFrame(uint64_t session, const uint8_t* bytes, uint32_t count) {
     case proto::Request::kWatch:
       BeginWatch(session, id, request.watch().name());
       return;
+    case proto::Request::kThrottle:
+      AnswerThrottle(session, id, request.throttle());
+      return;
     default:
       answer(absl::UnimplementedError(
           "this daemon does not know the verb; use the dmuserctl that came "
@@ -92,6 +98,14 @@ void Service::AnswerStatus(uint64_t session, uint64_t id,
     *response.add_devices() = std::move(device);
   }
   fill_daemon_(response.mutable_daemon());
+  Send(session, response);
+}
+
+void Service::AnswerThrottle(uint64_t session, uint64_t id,
+                             const proto::Throttle& throttle) {
+  const absl::Status status = throttle_(throttle);
+  proto::Response response = MakeResponse(id, status);
+  if (status.ok()) fill_daemon_(response.mutable_daemon());
   Send(session, response);
 }
 

@@ -21,9 +21,11 @@ namespace dmu {
 
 class Service : public SessionHandler {
  public:
-  // fill_daemon adds the daemon's own figures to a status answer.
+  // fill_daemon adds the daemon's own figures to a status answer; throttle sets
+  // the limits of all merges.
   Service(Registry* registry,
-          std::function<void(proto::DaemonStatus*)> fill_daemon);
+          std::function<void(proto::DaemonStatus*)> fill_daemon,
+          std::function<absl::Status(const proto::Throttle&)> throttle);
 
   // Must be set before the first frame.
   void SetServer(Server* server) { server_ = server; }
@@ -42,6 +44,8 @@ class Service : public SessionHandler {
 
   void Answer(uint64_t session, uint64_t id, const absl::Status& status);
   void AnswerStatus(uint64_t session, uint64_t id, const std::string& name);
+  void AnswerThrottle(uint64_t session, uint64_t id,
+                      const proto::Throttle& throttle);
   void BeginWatch(uint64_t session, uint64_t id, const std::string& name);
   void OnDeviceChanged(const std::string& name);
   // Sends the newest status; false when it was the last one for this watcher.
@@ -50,6 +54,7 @@ class Service : public SessionHandler {
 
   Registry* const registry_;
   const std::function<void(proto::DaemonStatus*)> fill_daemon_;
+  const std::function<absl::Status(const proto::Throttle&)> throttle_;
   Server* server_ = nullptr;
   std::vector<Watcher> watchers_;
 };

@@ -108,6 +108,10 @@ void DescribeDevice(const Device& device, proto::DeviceStatus* out) {
   to->set_total_bytes(status.total_bytes);
   to->set_error(status.error);
   to->set_undo_log_bytes(status.undo_log_bytes);
+  if (status.state == MergeStatus::State::kRunning) {
+    to->set_rate_bytes_per_s(status.rate_bytes_per_s);
+    to->set_held(status.held);
+  }
 }
 
 }  // namespace
@@ -314,6 +318,9 @@ void Registry::SetMerge(const proto::Merge& merge, Done done) {
     done(absl::OkStatus());
     return;
   }
+  if (merge.has_rate_bytes_per_s()) {
+    entry->record.set_rate_bytes_per_s(merge.rate_bytes_per_s());
+  }
   const std::string& log = merge.undo_log_path();
   const std::string known = entry->record.undo_log_path();
   if (!log.empty() && log != known) {
@@ -363,6 +370,7 @@ void Registry::StartMerge(Entry* entry, Done done) {
     absl::Status saved = store_->Save(record);
     if (saved.ok()) {
       entry->record = record;
+      entry->merge()->SetRate(record.rate_bytes_per_s());
       entry->merge()->Start();
     }
     done(saved);

@@ -20,6 +20,7 @@ using Arguments = std::vector<std::string>;
 absl::Status Map(const Arguments& arguments);
 absl::Status Unmap(const Arguments& arguments);
 absl::Status Merge(const Arguments& arguments);
+absl::Status Throttle(const Arguments& arguments);
 absl::Status Status(const Arguments& arguments);
 absl::Status List(const Arguments& arguments);
 

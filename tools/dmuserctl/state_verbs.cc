@@ -4,11 +4,15 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
+#include <cstring>
 #include <filesystem>
 #include <system_error>
 
 #include "absl/flags/declare.h"
 #include "absl/flags/flag.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "tools/control_client.h"
@@ -26,6 +30,14 @@ ABSL_DECLARE_FLAG(std::string, undo_log);
 
 ABSL_FLAG(bool, wait, false, "merge: wait until it is done");
 ABSL_FLAG(bool, pause, false, "merge: stop after the window at hand");
+ABSL_FLAG(std::string, rate, "",
+          "at most so many bytes per second, as 500K, 20M or 1G; none: as fast "
+          "as it goes");
+ABSL_FLAG(std::string, pressure, "",
+          "hold merges while other tasks wait for I/O or memory more than this "
+          "percentage of the time; none: never");
+ABSL_FLAG(std::string, merges, "",
+          "merges that go on at once; the others wait in turn");
 ABSL_FLAG(bool, watch, false, "status: go on at every change");
 
 namespace dmu::tools {
@@ -60,6 +72,12 @@ const char* DeviceStateName(proto::DeviceStatus::State state) {
   }
 }
 
+uint64_t SecondsLeft(const proto::MergeStatus& merge) {
+  const uint64_t left =
+      merge.total_bytes() - std::min(merge.total_bytes(), merge.merged_bytes());
+  return left / std::max<uint64_t>(merge.rate_bytes_per_s(), 1);
+}
+
 nlohmann::ordered_json ToJson(const proto::DeviceStatus& device) {
   nlohmann::ordered_json json;
   json["name"] = device.name();
@@ -84,6 +102,11 @@ nlohmann::ordered_json ToJson(const proto::DeviceStatus& device) {
     to["merged_bytes"] = merge.merged_bytes();
     to["total_bytes"] = merge.total_bytes();
     if (!merge.error().empty()) to["error"] = merge.error();
+    if (merge.state() == proto::MergeStatus::RUNNING) {
+      to["rate_bytes_per_s"] = merge.rate_bytes_per_s();
+      if (merge.rate_bytes_per_s() > 0) to["eta_s"] = SecondsLeft(merge);
+      if (!merge.held().empty()) to["waits_for"] = merge.held();
+    }
     if (!merge.undo_log_path().empty()) {
       to["undo_log_path"] = merge.undo_log_path();
       to["undo_log_bytes"] = merge.undo_log_bytes();
@@ -100,6 +123,10 @@ nlohmann::ordered_json ToJson(const proto::DaemonStatus& daemon) {
   json["threads"] = daemon.threads();
   json["pool_bytes"] = daemon.pool_bytes();
   json["pool_used_bytes"] = daemon.pool_used_bytes();
+  json["merge_rate_bytes_per_s"] = daemon.throttle().rate_bytes_per_s();
+  json["merge_pressure_percent"] = daemon.throttle().pressure_percent();
+  json["merges_max"] = daemon.throttle().merges_max();
+  json["knows_pressure"] = daemon.knows_pressure();
   return json;
 }
 
@@ -137,6 +164,15 @@ void PrintDevice(const proto::DeviceStatus& device) {
          static_cast<double>(merge.merged_bytes()) / (1 << 20),
          static_cast<double>(merge.total_bytes()) / (1 << 20), percent,
          merge.error().empty() ? "" : ": ", merge.error().c_str());
+  if (merge.state() == proto::MergeStatus::RUNNING &&
+      merge.rate_bytes_per_s() > 0) {
+    printf("  %.1f MB/s, %llu s left%s%s\n",
+           static_cast<double>(merge.rate_bytes_per_s()) / 1e6,
+           static_cast<unsigned long long>(SecondsLeft(merge)),
+           merge.held().empty() ? "" : "; waits for ", merge.held().c_str());
+  } else if (!merge.held().empty()) {
+    printf("  waits for %s\n", merge.held().c_str());
+  }
   if (merge.undo_log_path().empty()) return;
   printf("  undo log %s, %.1f MiB\n", merge.undo_log_path().c_str(),
          static_cast<double>(merge.undo_log_bytes()) / (1 << 20));
@@ -192,6 +228,56 @@ absl::Status Watch(ControlClient* client, const std::string& name) {
 
 }  // namespace
 
+// A number with K, M or G (of 1024); "none" is 0.
+absl::Status ParseBytes(const std::string& flag, const std::string& text,
+                        uint64_t* value) {
+  *value = 0;
+  if (text == "none") return absl::OkStatus();
+  static constexpr char kUnits[] = "KMG";
+  std::string digits = text;
+  uint64_t unit = 1;
+  const char* at =
+      text.empty() ? nullptr : std::strchr(kUnits, std::toupper(text.back()));
+  if (at != nullptr && *at != '\0') {
+    unit = uint64_t{1024} << 10 * (at - kUnits);
+    digits.pop_back();
+  }
+  if (absl::SimpleAtoi(digits, value) && *value > 0 &&
+      *value <= UINT64_MAX / unit) {
+    *value *= unit;
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "\"", text, "\" is no value for --", flag,
+      ": a number above 0, of bytes per second with K, M or G, or none"));
+}
+
+absl::Status ParseCount(const std::string& flag, const std::string& text,
+                        uint32_t* value) {
+  if (text == "none" && flag == "pressure") {
+    *value = 0;
+    return absl::OkStatus();
+  }
+  if (absl::SimpleAtoi(text, value)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", text, "\" is no value for --", flag, ": a number"));
+}
+
+void PrintThrottle(const proto::DaemonStatus& daemon) {
+  const proto::Throttle& throttle = daemon.throttle();
+  printf("all merges together: %s; held %s; %u at once\n",
+         throttle.rate_bytes_per_s() == 0
+             ? "as fast as it goes"
+             : absl::StrCat(FormatBytes(throttle.rate_bytes_per_s()), "/s")
+                   .c_str(),
+         throttle.pressure_percent() == 0
+             ? "never"
+             : absl::StrCat("above ", throttle.pressure_percent(),
+                            " % pressure of others")
+                   .c_str(),
+         throttle.merges_max());
+}
+
 // Makes the undo log of the device's merge, or finds that it is one.
 absl::Status PrepareUndoLog(ControlClient* client, const std::string& name,
                             const std::string& path) {
@@ -230,6 +316,12 @@ absl::Status Merge(const Arguments& arguments) {
   request.mutable_merge()->set_name(arguments[0]);
   request.mutable_merge()->set_action(
       absl::GetFlag(FLAGS_pause) ? proto::Merge::PAUSE : proto::Merge::START);
+  if (const std::string rate = absl::GetFlag(FLAGS_rate); !rate.empty()) {
+    uint64_t bytes = 0;
+    absl::Status parsed = ParseBytes("rate", rate, &bytes);
+    if (!parsed.ok()) return parsed;
+    request.mutable_merge()->set_rate_bytes_per_s(bytes);
+  }
   const std::string log = absl::GetFlag(FLAGS_undo_log);
   if (!log.empty()) {
     if (absl::GetFlag(FLAGS_pause)) {
@@ -248,6 +340,38 @@ absl::Status Merge(const Arguments& arguments) {
   absl::Status started = client->Call(request).status();
   if (!started.ok() || !absl::GetFlag(FLAGS_wait)) return started;
   return WaitForMerge(&*client, arguments[0]);
+}
+
+absl::Status Throttle(const Arguments& arguments) {
+  if (!arguments.empty()) {
+    return absl::InvalidArgumentError("throttle takes flags only");
+  }
+  proto::Request request;
+  proto::Throttle* throttle = request.mutable_throttle();
+  absl::Status status;
+  if (const std::string rate = absl::GetFlag(FLAGS_rate); !rate.empty()) {
+    uint64_t bytes = 0;
+    status.Update(ParseBytes("rate", rate, &bytes));
+    throttle->set_rate_bytes_per_s(bytes);
+  }
+  if (const std::string pressure = absl::GetFlag(FLAGS_pressure);
+      !pressure.empty()) {
+    uint32_t percent = 0;
+    status.Update(ParseCount("pressure", pressure, &percent));
+    throttle->set_pressure_percent(percent);
+  }
+  if (const std::string merges = absl::GetFlag(FLAGS_merges); !merges.empty()) {
+    uint32_t count = 0;
+    status.Update(ParseCount("merges", merges, &count));
+    throttle->set_merges_max(count);
+  }
+  if (!status.ok()) return status;
+  auto client = ControlClient::Connect(absl::GetFlag(FLAGS_control));
+  if (!client.ok()) return client.status();
+  auto response = client->Call(request);
+  if (!response.ok()) return response.status();
+  if (!absl::GetFlag(FLAGS_quiet)) PrintThrottle(response->daemon());
+  return absl::OkStatus();
 }
 
 absl::Status Status(const Arguments& arguments) {

@@ -81,7 +81,13 @@ constexpr Verb kVerbs[] = {
      "whatever, goes on where it was when it is started again. With "
      "--undo-log\n"
      "it can be taken back later by \"merge undo\".\n",
-     "wait pause undo_log control quiet", Merge},
+     "wait pause rate undo_log control quiet", Merge},
+    {"throttle", "[--rate BYTES] [--pressure PERCENT] [--merges N]",
+     "limit what all merges of the daemon do together",
+     "What is not given stays as it is; says what is in force. The limits "
+     "last\n"
+     "until the daemon ends; its own flags set them at the start.\n",
+     "rate pressure merges control quiet", Throttle},
     {"status", "[NAME]", "what the daemon serves, and how far merges are", "",
      "json watch control", Status},
     {"unmap", "NAME", "remove /dev/mapper/NAME", "", "control", Unmap},
