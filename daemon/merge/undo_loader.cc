@@ -68,8 +68,7 @@ absl::Status UndoLoader::Feed(ConstByteSpan bytes) {
     case Part::kSuperblock:
       return TakeSuperblock(bytes);
     case Part::kGroup:
-      TakeGroup(bytes);
-      return part_ == Part::kEnd ? End() : absl::OkStatus();
+      return TakeGroup(bytes);
     case Part::kData:
       return TakeData(bytes);
     case Part::kEnd:
@@ -96,7 +95,8 @@ absl::Status UndoLoader::TakeSuperblock(ConstByteSpan bytes) {
     return absl::InvalidArgumentError(std::string("the file ") + error);
   }
   if (super_.cow_id != UndoCowId(image_) ||
-      super_.merge_ops != image_.index.merge_count()) {
+      super_.merge_ops != image_.index.merge_count() ||
+      super_.target_bytes != cow::TargetBytes(image_, super_.base_bytes)) {
     return absl::FailedPreconditionError(
         "the log belongs to the merge of another COW file");
   }
@@ -114,22 +114,54 @@ void UndoLoader::WantGroup() {
   want_ = {tail_.offset, kBlockBytes};
 }
 
-void UndoLoader::TakeGroup(ConstByteSpan bytes) {
+// Nobody but the merge itself may say which blocks an undo writes.
+bool UndoLoader::FitsMerge() const {
+  const bool scratch = group_.kind == UndoKind::kThroughScratch;
+  if (scratch && group_.count != group_.end_position - group_.begin_position) {
+    return false;
+  }
+  for (uint32_t i = 0; i < group_.count; ++i) {
+    const UndoEntry& entry = group_.entries[i];
+    if (group_.kind == UndoKind::kTail) {
+      const uint64_t offset = uint64_t{entry.block} * kBlockBytes;
+      if (entry.position != super_.merge_ops || offset < super_.target_bytes ||
+          offset >= super_.base_bytes) {
+        return false;
+      }
+      continue;
+    }
+    const auto found = image_.index.Find(entry.block);
+    if (!found.has_value() || found->position != entry.position) return false;
+    if (scratch && (!cow::IsOrderedOp(found->type) ||
+                    entry.position != group_.begin_position + i)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+absl::Status UndoLoader::TakeGroup(ConstByteSpan bytes) {
   if (!DecodeUndoGroup(bytes.data(), tail_.previous, tail_.position,
                        super_.merge_ops, &group_, &group_check_) ||
       tail_.offset + group_.bytes() > log_bytes_) {
     part_ = Part::kEnd;
-    return;
+    return End();
+  }
+  if (!FitsMerge()) {
+    return absl::DataLossError(
+        "the log is corrupt at offset " + std::to_string(tail_.offset) +
+        ": it names blocks that this merge does not write there");
   }
   // What a durable commit has passed was durable before it.
   const bool sure = group_.end_position <= durable_position_ &&
                     group_.kind != UndoKind::kTail;
   if (group_.count == 0 || (sure && purpose_ == Purpose::kAppend)) {
     Accept();
-    return;
+    return part_ == Part::kEnd ? End() : absl::OkStatus();
   }
   part_ = Part::kData;
   want_ = {tail_.offset + kBlockBytes, group_.count * kBlockBytes};
+  return absl::OkStatus();
 }
 
 absl::Status UndoLoader::TakeData(ConstByteSpan bytes) {

@@ -67,7 +67,8 @@ class UndoLoader {
 
  private:
   absl::Status TakeSuperblock(ConstByteSpan bytes);
-  void TakeGroup(ConstByteSpan bytes);
+  absl::Status TakeGroup(ConstByteSpan bytes);
+  bool FitsMerge() const;
   absl::Status TakeData(ConstByteSpan bytes);
   void Accept();
   void WantGroup();
