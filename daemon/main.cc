@@ -62,6 +62,7 @@ struct Options {
   std::string control_path = kDefaultControlPath;
   std::string state_directory;  // default: "state" beside the control socket
   uint64_t memory_bytes = kMemoryBytesDefault;
+  RoleGroups roles;
   MergeGovernor::Limits limits = {.active_max = kMergesDefault};
   int ready_fd = -1;
 };
@@ -88,6 +89,9 @@ void PrintUsage(FILE* to) {
       "of the\n"
       "                   time than this (never)\n"
       "  --merges N       merges that go on at once, the others in turn (%u)\n"
+      "  --look-group GROUP, --merge-group GROUP, --serve-group GROUP\n"
+      "                   who besides root may ask for status, control merges, "
+      "do all\n"
       "  --ready-fd N     write a newline to this open file once requests "
       "are served\n"
       "  --version        print the version and exit\n"
@@ -117,6 +121,33 @@ bool ParseNumber(const char* name, uint64_t min, uint64_t max,
   return false;
 }
 
+// Reads optarg: a number or a line of /etc/group. That file alone: a static
+// daemon has no other source, and none may be down when it starts.
+bool ParseGroup(const char* name, gid_t* group) {
+  char* end = nullptr;
+  errno = 0;
+  const unsigned long number = strtoul(optarg, &end, 10);
+  if (errno == 0 && *end == '\0' && end != optarg && optarg[0] != '-' &&
+      number < RoleGroups::kNobody) {
+    *group = static_cast<gid_t>(number);
+    return true;
+  }
+  std::unique_ptr<FILE, int (*)(FILE*)> file(fopen("/etc/group", "re"), fclose);
+  const size_t length = strlen(optarg);
+  char line[4096];
+  while (file != nullptr && fgets(line, sizeof(line), file.get()) != nullptr) {
+    if (strncmp(line, optarg, length) != 0 || line[length] != ':') continue;
+    const char* number_at = strchr(line + length + 1, ':');
+    if (number_at == nullptr) continue;
+    *group = static_cast<gid_t>(strtoul(number_at + 1, nullptr, 10));
+    return true;
+  }
+  fprintf(stderr,
+          "dmuserd: %s %s: expected a group of /etc/group, or its number\n",
+          name, optarg);
+  return false;
+}
+
 // 0 when *options is good, else an exit code + 1; see main.
 int ParseOptions(int argc, char** argv, Options* options) {
   enum {
@@ -126,6 +157,9 @@ int ParseOptions(int argc, char** argv, Options* options) {
     kMergeRate,
     kMergePressure,
     kMerges,
+    kLookGroup,
+    kMergeGroup,
+    kServeGroup,
     kReadyFd,
     kVersionOption,
     kHelp
@@ -137,6 +171,9 @@ int ParseOptions(int argc, char** argv, Options* options) {
       {"merge-rate", required_argument, nullptr, kMergeRate},
       {"merge-pressure", required_argument, nullptr, kMergePressure},
       {"merges", required_argument, nullptr, kMerges},
+      {"look-group", required_argument, nullptr, kLookGroup},
+      {"merge-group", required_argument, nullptr, kMergeGroup},
+      {"serve-group", required_argument, nullptr, kServeGroup},
       {"ready-fd", required_argument, nullptr, kReadyFd},
       {"version", no_argument, nullptr, kVersionOption},
       {"help", no_argument, nullptr, kHelp},
@@ -183,6 +220,21 @@ int ParseOptions(int argc, char** argv, Options* options) {
         options->limits.active_max = static_cast<uint32_t>(merges);
         break;
       }
+      case kLookGroup:
+        if (!ParseGroup("--look-group", &options->roles.look)) {
+          return kExitUsage + 1;
+        }
+        break;
+      case kMergeGroup:
+        if (!ParseGroup("--merge-group", &options->roles.merge)) {
+          return kExitUsage + 1;
+        }
+        break;
+      case kServeGroup:
+        if (!ParseGroup("--serve-group", &options->roles.serve)) {
+          return kExitUsage + 1;
+        }
+        break;
       case kReadyFd: {
         uint64_t fd = 0;
         if (!ParseNumber("--ready-fd", 3, 1023, &fd)) return kExitUsage + 1;
@@ -470,8 +522,8 @@ int Daemon::Run() {
       [this](proto::DaemonStatus* status) { FillStatus(status); },
       [this](const proto::Throttle& throttle) { return Throttle(throttle); });
   // The socket first: it is what keeps a second daemon from these records.
-  auto server =
-      Server::Listen(options_.control_path, service_.get(), loop_.get());
+  auto server = Server::Listen(options_.control_path, options_.roles,
+                               service_.get(), loop_.get());
   absl::Status ready = server.ok() ? store_->Prepare() : server.status();
   if (!ready.ok()) {
     Log(LogLevel::kError, "%s", std::string(ready.message()).c_str());

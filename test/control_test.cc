@@ -106,6 +106,19 @@ class Client {
     SendBytes(frame);
   }
 
+  // Whether a response was there; it is thrown away.
+  bool TryReceive() {
+    char piece[4096];
+    const ssize_t got = read(fd_.get(), piece, sizeof(piece));
+    if (got > 0) in_.append(piece, static_cast<size_t>(got));
+    if (in_.size() < kFrameHeaderBytes) return false;
+    const uint32_t length =
+        LoadLe<uint32_t>(reinterpret_cast<const uint8_t*>(in_.data()));
+    if (in_.size() < kFrameHeaderBytes + length) return false;
+    in_.erase(0, kFrameHeaderBytes + length);
+    return true;
+  }
+
   // The next response; nothing when the session ended or none came.
   std::optional<proto::Response> Receive() {
     for (int turn = 0; turn < 200; ++turn) {
@@ -193,7 +206,7 @@ struct Daemon {
           return absl::OkStatus();
         });
     auto listening =
-        Server::Listen(directory + "/control", service.get(), loop.get());
+        Server::Listen(directory + "/control", {}, service.get(), loop.get());
     EXPECT_TRUE(listening.ok()) << listening.status();
     EXPECT_TRUE(store.Prepare().ok());
     server = std::move(*listening);
@@ -376,6 +389,80 @@ TEST_F(ControlTest, ThrottleSetsWhatIsGivenAndSaysWhatHolds) {
   EXPECT_EQ(client.CodeOf(request), Code(absl::StatusCode::kInvalidArgument));
 }
 
+// What each role may ask for; the kernel's word on who asks is taken as given.
+TEST_F(ControlTest, RolesLimitVerbs) {
+  EXPECT_EQ(RoleOf(0, {}, 7, {}), Role::kServe);
+  EXPECT_EQ(RoleOf(7, {}, 7, {}), Role::kServe);
+  EXPECT_EQ(RoleOf(8, {}, 7, {}), Role::kNone);
+  const gid_t groups[] = {20, 30};
+  EXPECT_EQ(RoleOf(8, groups, 7, {.look = 30}), Role::kLook);
+  EXPECT_EQ(RoleOf(8, groups, 7, {.look = 20, .merge = 30}), Role::kMerge);
+  EXPECT_EQ(RoleOf(8, groups, 7, {.look = 20, .serve = 20}), Role::kServe);
+  EXPECT_EQ(RoleOf(8, groups, 7, {.merge = 31}), Role::kNone);
+
+  Client client = Connect();
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  proto::Request with_log = Merge("a", proto::Merge::START);
+  with_log.mutable_merge()->set_undo_log_path("/some/log");
+  proto::Request throttle;
+  throttle.mutable_throttle();
+  const struct {
+    proto::Request request;
+    Role needed;
+  } cases[] = {
+      {Status(""), Role::kLook},
+      {Merge("a", proto::Merge::PAUSE), Role::kMerge},
+      {throttle, Role::kMerge},
+      {with_log, Role::kServe},
+      {Attach("b"), Role::kServe},
+      {Detach("b"), Role::kServe},
+  };
+  // Answers go to the one session there is.
+  const uint64_t session = 1;
+  for (const auto& c : cases) {
+    for (const Role role : {Role::kLook, Role::kMerge, Role::kServe}) {
+      proto::Request request = c.request;
+      request.set_version(kControlVersion);
+      const std::string bytes = request.SerializeAsString();
+      daemon_->service->OnFrame(session, role,
+                                reinterpret_cast<const uint8_t*>(bytes.data()),
+                                static_cast<uint32_t>(bytes.size()));
+      const auto answer = client.Receive();
+      ASSERT_TRUE(answer.has_value());
+      EXPECT_EQ(answer->code() == Code(absl::StatusCode::kPermissionDenied),
+                role < c.needed)
+          << request.verb_case() << " as " << RoleName(role);
+    }
+  }
+}
+
+// A client that asks as fast as it can gets all its answers, and others theirs
+// in between.
+TEST_F(ControlTest, AGreedyClientIsReadSlowly) {
+  constexpr int kMessages = 600;
+  Client greedy = Connect();
+  Client modest = Connect();
+  proto::Request request = Status("");
+  request.set_version(kControlVersion);
+  std::string frame;
+  AppendFrame(request.SerializeAsString(), &frame);
+  int sent = 0;
+  int answers = 0;
+  const uint64_t begin_us = daemon_->loop->NowUs();
+  while (answers < kMessages) {
+    // As much as the socket takes.
+    while (sent < kMessages && greedy.TrySendBytes(frame)) ++sent;
+    if (answers == 0) {
+      EXPECT_EQ(modest.CodeOf(Status("")), 0);
+    }
+    daemon_->loop->Turn(/*wait=*/true);
+    while (greedy.TryReceive()) ++answers;
+  }
+  const uint64_t us = daemon_->loop->NowUs() - begin_us;
+  EXPECT_LE(static_cast<uint64_t>(answers),
+            Server::kFramesPerSecond * (1'050'000 + us) / 1'000'000 + 8);
+}
+
 TEST_F(ControlTest, WatchFollowsTheMergeToItsEnd) {
   Client client = Connect();
   Client watcher = Connect();
@@ -519,8 +606,8 @@ TEST_F(ControlTest, MoreClientsThanSessions) {
 
 TEST_F(ControlTest, OneDaemonPerSocket) {
   auto loop = EpollLoop::Create();
-  auto second = Server::Listen(directory_ + "/control", daemon_->service.get(),
-                               loop.get());
+  auto second = Server::Listen(directory_ + "/control", {},
+                               daemon_->service.get(), loop.get());
   EXPECT_EQ(second.status().code(), absl::StatusCode::kAborted);
   struct stat info = {};
   ASSERT_EQ(stat((directory_ + "/control").c_str(), &info), 0);

@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
 #include "daemon/base/log.h"
@@ -18,12 +20,22 @@ namespace dmu {
 struct Server::Session {
   Server* server = nullptr;
   uint64_t id = 0;
+  Role role = Role::kNone;
   UniqueFd fd;
   Watch watch;
   uint8_t input[kFrameHeaderBytes + kRequestFrameBytesMax];
   uint32_t input_bytes = 0;
   std::string output;
   size_t output_done = 0;
+  // Messages it may still send now, in 1 / kFramesPerSecond parts of a second;
+  // without any it rests, unread, until `resume`.
+  uint64_t allowed_us = kAllowedMaxUs;
+  uint64_t allowed_at_us = 0;
+  bool rests = false;
+  Timer resume;
+
+  static constexpr uint64_t kFrameUs = 1'000'000 / kFramesPerSecond;
+  static constexpr uint64_t kAllowedMaxUs = 1'000'000;
 };
 
 namespace {
@@ -53,19 +65,10 @@ bool SomebodyListens(const sockaddr_un& address) {
                  sizeof(address)) == 0;
 }
 
-// The socket's mode already keeps others out; this holds for one that was
-// passed on or made with another mode.
-bool MayControl(int fd) {
-  ucred peer = {};
-  socklen_t length = sizeof(peer);
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0)
-    return false;
-  return peer.uid == 0 || peer.uid == geteuid();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& path,
+                                                       const RoleGroups& groups,
                                                        SessionHandler* handler,
                                                        Loop* loop) {
   sockaddr_un address = {};
@@ -82,7 +85,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& path,
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return Failed("make a socket", path);
   const auto* name = reinterpret_cast<const sockaddr*>(&address);
-  const mode_t old_mask = umask(0177);
+  const mode_t old_mask = umask(groups.any() ? 0111 : 0177);
   int result = bind(fd.get(), name, sizeof(address));
   if (result != 0 && errno == EADDRINUSE) {
     if (SomebodyListens(address)) {
@@ -101,7 +104,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& path,
     return Failed("listen on", path);
   }
   std::unique_ptr<Server> server(
-      new Server(std::move(fd), path, handler, loop));
+      new Server(std::move(fd), path, groups, handler, loop));
   if (int error = loop->AddWatch(&server->watch_)) {
     errno = error;
     return Failed("watch", path);
@@ -109,10 +112,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& path,
   return server;
 }
 
-Server::Server(UniqueFd fd, std::string path, SessionHandler* handler,
-               Loop* loop)
+Server::Server(UniqueFd fd, std::string path, const RoleGroups& groups,
+               SessionHandler* handler, Loop* loop)
     : fd_(std::move(fd)),
       path_(std::move(path)),
+      groups_(groups),
       handler_(handler),
       loop_(loop) {
   watch_.ready = OnAccept;
@@ -140,14 +144,25 @@ void Server::Accept() {
         kSessionsMax);
     return;
   }
-  if (!MayControl(fd.get())) {
-    Log(LogLevel::kWarning, "control: a client that is not root refused");
+  const Role role = PeerRole(fd.get(), groups_);
+  if (role == Role::kNone) {
+    uint64_t dropped = 0;
+    if (refusals_.Allow(&dropped)) {
+      Log(LogLevel::kWarning,
+          "control: a client that is neither root nor in one of the groups "
+          "refused (%llu such lines left out)",
+          static_cast<unsigned long long>(dropped));
+    }
     return;
   }
   auto session = std::make_unique<Session>();
   session->server = this;
   session->id = next_id_++;
+  session->role = role;
   session->fd = std::move(fd);
+  session->allowed_at_us = loop_->NowUs();
+  session->resume.task.run = OnResume;
+  session->resume.task.context = session.get();
   session->watch.ready = OnSession;
   session->watch.context = session.get();
   session->watch.fd = session->fd.get();
@@ -167,7 +182,8 @@ void Server::OnSession(void* context, uint32_t events) {
       if (self->Find(id) == nullptr) return;
     }
   }
-  if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
+  if ((events & (EPOLLHUP | EPOLLERR)) != 0 ||
+      ((events & EPOLLIN) != 0 && !session->rests)) {
     self->ReadFrames(session);
   }
 }
@@ -182,7 +198,19 @@ bool Server::ReadFrames(Session* session) {
     return false;
   }
   session->input_bytes += static_cast<uint32_t>(got);
+  return TakeFrames(session);
+}
+
+// As many of the messages that are there as it may send now.
+bool Server::TakeFrames(Session* session) {
   const uint64_t id = session->id;
+  const uint64_t now_us = loop_->NowUs();
+  session->allowed_us =
+      std::min(session->allowed_us + (now_us - session->allowed_at_us),
+               Session::kAllowedMaxUs);
+  session->allowed_at_us = now_us;
+  session->rests = false;
+  uint32_t taken = 0;
   while (session->input_bytes >= kFrameHeaderBytes) {
     const uint32_t length = LoadLe<uint32_t>(session->input);
     if (length > kRequestFrameBytesMax) {
@@ -195,13 +223,39 @@ bool Server::ReadFrames(Session* session) {
     }
     const uint32_t frame_bytes = kFrameHeaderBytes + length;
     if (session->input_bytes < frame_bytes) break;
-    handler_->OnFrame(id, session->input + kFrameHeaderBytes, length);
+    if (taken == kFramesPerTurn || session->allowed_us < Session::kFrameUs) {
+      session->rests = true;
+      break;
+    }
+    ++taken;
+    session->allowed_us -= Session::kFrameUs;
+    handler_->OnFrame(id, session->role, session->input + kFrameHeaderBytes,
+                      length);
     // The answer may have ended the session: a client that does not read.
     if (Find(id) == nullptr) return false;
     session->input_bytes -= frame_bytes;
     memmove(session->input, session->input + frame_bytes, session->input_bytes);
   }
+  if (session->rests) {
+    loop_->Arm(&session->resume, session->allowed_us < Session::kFrameUs
+                                     ? Session::kFrameUs * kFramesPerTurn
+                                     : 0);
+  }
+  UpdateWatch(session);
   return true;
+}
+
+void Server::OnResume(void* context) {
+  auto* session = static_cast<Session*>(context);
+  session->server->TakeFrames(session);
+}
+
+void Server::UpdateWatch(Session* session) {
+  const uint32_t events = (session->rests ? 0u : uint32_t{EPOLLIN}) |
+                          (session->output.empty() ? 0u : uint32_t{EPOLLOUT});
+  if (events != session->watch.events) {
+    loop_->ChangeWatch(&session->watch, events);
+  }
 }
 
 Server::Session* Server::Find(uint64_t id) const {
@@ -237,7 +291,7 @@ bool Server::WriteOut(Session* session) {
              session->output.size() - session->output_done, MSG_NOSIGNAL);
     if (put < 0 && errno == EINTR) continue;
     if (put < 0 && errno == EAGAIN) {
-      loop_->ChangeWatch(&session->watch, EPOLLIN | EPOLLOUT);
+      UpdateWatch(session);
       return true;
     }
     if (put <= 0) {
@@ -249,12 +303,13 @@ bool Server::WriteOut(Session* session) {
   // An idle session holds no buffer.
   std::string().swap(session->output);
   session->output_done = 0;
-  loop_->ChangeWatch(&session->watch, EPOLLIN);
+  UpdateWatch(session);
   return true;
 }
 
 void Server::End(Session* session) {
   const uint64_t id = session->id;
+  loop_->Disarm(&session->resume);
   loop_->Unwatch(&session->watch);
   std::erase_if(sessions_,
                 [session](const auto& at) { return at.get() == session; });

@@ -3,8 +3,9 @@
 // server.h - the control socket: sessions, frames, credentials.
 //
 // Owns: the listening socket and the sessions. Knows frames, not verbs. A
-// client that sends too much, breaks the framing or does not read what it asked
-// for loses its session and costs nobody else anything.
+// client that breaks the framing or does not read what it asked for loses its
+// session; one that asks too often is read more slowly. Neither costs anybody
+// else anything.
 #ifndef DAEMON_CONTROL_SERVER_H_
 #define DAEMON_CONTROL_SERVER_H_
 
@@ -14,6 +15,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "daemon/base/log.h"
+#include "daemon/control/role.h"
 #include "daemon/io/loop.h"
 #include "daemon/io/unique_fd.h"
 
@@ -23,7 +26,7 @@ namespace dmu {
 class SessionHandler {
  public:
   virtual ~SessionHandler() = default;
-  virtual void OnFrame(uint64_t session, const uint8_t* bytes,
+  virtual void OnFrame(uint64_t session, Role role, const uint8_t* bytes,
                        uint32_t count) = 0;
   // Everything sent so far has left; see Server::Backlogged.
   virtual void OnDrained(uint64_t session) = 0;
@@ -32,13 +35,19 @@ class SessionHandler {
 
 class Server {
  public:
-  static constexpr size_t kSessionsMax = 8;
+  static constexpr size_t kSessionsMax = 64;
+  // Messages of a session in a turn of the loop, so that requests of devices
+  // come in between; and in a second, on the average.
+  static constexpr uint32_t kFramesPerTurn = 4;
+  static constexpr uint64_t kFramesPerSecond = 400;
 
-  // Binds `path` (0600; its directory is made, 0755), taking the place of a
-  // socket nobody listens on. kAborted when another daemon does.
-  static absl::StatusOr<std::unique_ptr<Server>> Listen(const std::string& path,
-                                                        SessionHandler* handler,
-                                                        Loop* loop);
+  // Binds `path`, taking the place of a socket nobody listens on; its directory
+  // is made, 0755. The socket has mode 0600, with groups 0666: then the kernel
+  // lets everybody connect, and whoever has no role is turned away at once.
+  // kAborted when another daemon listens there.
+  static absl::StatusOr<std::unique_ptr<Server>> Listen(
+      const std::string& path, const RoleGroups& groups,
+      SessionHandler* handler, Loop* loop);
   ~Server();
 
   // Queues one message; nothing when the session has ended.
@@ -50,23 +59,30 @@ class Server {
  private:
   struct Session;
 
-  Server(UniqueFd fd, std::string path, SessionHandler* handler, Loop* loop);
+  Server(UniqueFd fd, std::string path, const RoleGroups& groups,
+         SessionHandler* handler, Loop* loop);
 
   static void OnAccept(void* context, uint32_t events);
   static void OnSession(void* context, uint32_t events);
+  static void OnResume(void* context);
 
   void Accept();
   Session* Find(uint64_t id) const;
   // False when the session has ended.
   bool ReadFrames(Session* session);
+  bool TakeFrames(Session* session);
+  // Reads on, or not, as its allowance and its unread answers say.
+  void UpdateWatch(Session* session);
   bool WriteOut(Session* session);
   void End(Session* session);
 
   UniqueFd fd_;
   const std::string path_;
+  const RoleGroups groups_;
   SessionHandler* const handler_;
   Loop* const loop_;
   Watch watch_;
+  LogLimiter refusals_{10};
   std::vector<std::unique_ptr<Session>> sessions_;
   uint64_t next_id_ = 1;
 };

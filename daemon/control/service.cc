@@ -18,6 +18,22 @@ proto::Response MakeResponse(uint64_t id, const absl::Status& status) {
   return response;
 }
 
+Role RoleFor(const proto::Request& request) {
+  switch (request.verb_case()) {
+    case proto::Request::kAttach:
+    case proto::Request::kDetach:
+      return Role::kServe;
+    case proto::Request::kMerge:
+      // Who names a file has the daemon write to it.
+      return request.merge().undo_log_path().empty() ? Role::kMerge
+                                                     : Role::kServe;
+    case proto::Request::kThrottle:
+      return Role::kMerge;
+    default:
+      return Role::kLook;
+  }
+}
+
 // Whether a watcher has seen everything there will be.
 bool IsLast(const proto::DeviceStatus& device) {
   if (!device.has_merge()) return false;
@@ -37,7 +53,8 @@ Service::Service(Registry* registry,
       [this](const std::string& name) { OnDeviceChanged(name); });
 }
 
-void Service::OnFrame(uint64_t session, const uint8_t* bytes, uint32_t count) {
+void Service::OnFrame(uint64_t session, Role role, const uint8_t* bytes,
+                      uint32_t count) {
   proto::Request request;
   if (!request.ParseFromArray(bytes, static_cast<int>(count))) {
     Answer(session, 0, absl::InvalidArgumentError("not a request"));
@@ -50,6 +67,15 @@ void Service::OnFrame(uint64_t session, const uint8_t* bytes, uint32_t count) {
                "the client speaks version ", request.version(),
                " of the control protocol, this daemon ", kControlVersion,
                "; use the dmuserctl that came with it")));
+    return;
+  }
+  if (const Role needed = RoleFor(request); role < needed) {
+    Answer(session, id,
+           absl::PermissionDeniedError(absl::StrCat(
+               "this needs the role \"", RoleName(needed),
+               "\", and you have \"", RoleName(role),
+               "\"; use sudo, or be a member of the group that dmuserd was "
+               "given for it")));
     return;
   }
   auto answer = [this, session, id](absl::Status status) {

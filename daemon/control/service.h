@@ -30,7 +30,8 @@ class Service : public SessionHandler {
   // Must be set before the first frame.
   void SetServer(Server* server) { server_ = server; }
 
-  void OnFrame(uint64_t session, const uint8_t* bytes, uint32_t count) override;
+  void OnFrame(uint64_t session, Role role, const uint8_t* bytes,
+               uint32_t count) override;
   void OnDrained(uint64_t session) override;
   void OnEnd(uint64_t session) override;
 
