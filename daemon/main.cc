@@ -14,7 +14,6 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <memory>
@@ -36,6 +35,7 @@
 #include "daemon/device/state_store.h"
 #include "daemon/io/disk_file.h"
 #include "daemon/io/loop_epoll.h"
+#include "daemon/io/service_notifier.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -276,27 +276,6 @@ void NotifyReadyFd(int fd) {
   close(fd);
 }
 
-void NotifyServiceManager() {
-  const char* path = getenv("NOTIFY_SOCKET");
-  if (path == nullptr || path[0] == '\0') return;
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  const size_t length = strlen(path);
-  if (length >= sizeof(address.sun_path)) return;
-  memcpy(address.sun_path, path, length);
-  if (address.sun_path[0] == '@') address.sun_path[0] = '\0';
-  UniqueFd fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  constexpr char kReady[] = "READY=1";
-  const auto name_bytes =
-      static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length);
-  if (!fd.valid() ||
-      sendto(fd.get(), kReady, strlen(kReady), MSG_NOSIGNAL,
-             reinterpret_cast<sockaddr*>(&address), name_bytes) < 0) {
-    Log(LogLevel::kWarning, "cannot tell %s that the daemon is ready: %s", path,
-        strerror(errno));
-  }
-}
-
 // The value in KiB behind "key:" in a file of /proc, as bytes; 0 without it.
 uint64_t ProcKib(const char* path, const char* key) {
   std::unique_ptr<FILE, int (*)(FILE*)> file(fopen(path, "re"), fclose);
@@ -332,6 +311,7 @@ class Daemon {
   const Options options_;
   std::unique_ptr<EpollLoop> loop_;
   std::unique_ptr<BufferPool> pool_;
+  std::unique_ptr<ServiceNotifier> notifier_;
   ProcPressure pressure_;
   std::unique_ptr<MergeGovernor> governor_;
   std::unique_ptr<StateStore> store_;
@@ -484,6 +464,7 @@ void Daemon::OnSignal() {
   if (read(signal_fd_.get(), &info, sizeof(info)) != sizeof(info)) return;
   if (stopping_) return;
   stopping_ = true;
+  notifier_->Stopping();
   Log(LogLevel::kInfo,
       "stopping: what is in flight is answered, the rest "
       "waits in the kernel");
@@ -505,6 +486,7 @@ int Daemon::Run() {
     Log(LogLevel::kError, "cannot start: %s", strerror(errno));
     return kExitFailure;
   }
+  notifier_ = std::make_unique<ServiceNotifier>(loop_.get());
   governor_ = std::make_unique<MergeGovernor>(loop_.get(), &pressure_);
   PressureSource::Totals totals;
   knows_pressure_ = pressure_.Read(&totals);
@@ -533,7 +515,7 @@ int Daemon::Run() {
   service_->SetServer(server_.get());
   // Ready is who serves what its predecessor served.
   registry_->Recover([this] {
-    NotifyServiceManager();
+    notifier_->Ready();
     NotifyReadyFd(options_.ready_fd);
   });
   loop_->Run();

@@ -19,7 +19,12 @@ using Arguments = std::vector<std::string>;
 
 absl::Status Map(const Arguments& arguments);
 absl::Status Unmap(const Arguments& arguments);
+absl::Status Up(const Arguments& arguments);
+absl::Status Down(const Arguments& arguments);
 absl::Status Merge(const Arguments& arguments);
+// What "merge NAME" does; undo_log: "" for none; rate 0: what it had.
+absl::Status StartMerge(const std::string& name, const std::string& undo_log,
+                        uint64_t rate_bytes_per_s);
 absl::Status Throttle(const Arguments& arguments);
 absl::Status Status(const Arguments& arguments);
 absl::Status List(const Arguments& arguments);

@@ -302,42 +302,60 @@ absl::Status PrepareUndoLog(ControlClient* client, const std::string& name,
   return OpenUndoLog(path, *cow->image, base->size_bytes()).status();
 }
 
+absl::Status SendMerge(ControlClient* client, const std::string& undo_log,
+                       proto::Request request) {
+  if (!undo_log.empty()) {
+    std::error_code error;
+    const std::string path = std::filesystem::absolute(undo_log, error);
+    if (error) {
+      return absl::InternalError(absl::StrCat(undo_log, ": ", error.message()));
+    }
+    absl::Status prepared =
+        PrepareUndoLog(client, request.merge().name(), path);
+    // In use: the daemon goes on with it.
+    if (!prepared.ok() && !absl::IsAborted(prepared)) return prepared;
+    request.mutable_merge()->set_undo_log_path(path);
+  }
+  return client->Call(std::move(request)).status();
+}
+
+absl::Status StartMerge(const std::string& name, const std::string& undo_log,
+                        uint64_t rate_bytes_per_s) {
+  auto client = ControlClient::Connect(absl::GetFlag(FLAGS_control));
+  if (!client.ok()) return client.status();
+  proto::Request request;
+  request.mutable_merge()->set_name(name);
+  request.mutable_merge()->set_action(proto::Merge::START);
+  if (rate_bytes_per_s > 0) {
+    request.mutable_merge()->set_rate_bytes_per_s(rate_bytes_per_s);
+  }
+  return SendMerge(&*client, undo_log, std::move(request));
+}
+
 absl::Status Merge(const Arguments& arguments) {
   if (arguments.size() != 1) {
     return absl::InvalidArgumentError(
         "merge needs the name of the device, and nothing else");
   }
-  if (absl::GetFlag(FLAGS_pause) && absl::GetFlag(FLAGS_wait)) {
-    return absl::InvalidArgumentError("--pause and --wait exclude each other");
+  const bool pause = absl::GetFlag(FLAGS_pause);
+  const std::string log = absl::GetFlag(FLAGS_undo_log);
+  if (pause && (absl::GetFlag(FLAGS_wait) || !log.empty())) {
+    return absl::InvalidArgumentError(
+        "--pause and --wait or --undo-log exclude each other");
   }
   auto client = ControlClient::Connect(absl::GetFlag(FLAGS_control));
   if (!client.ok()) return client.status();
   proto::Request request;
   request.mutable_merge()->set_name(arguments[0]);
-  request.mutable_merge()->set_action(
-      absl::GetFlag(FLAGS_pause) ? proto::Merge::PAUSE : proto::Merge::START);
+  request.mutable_merge()->set_action(pause ? proto::Merge::PAUSE
+                                            : proto::Merge::START);
   if (const std::string rate = absl::GetFlag(FLAGS_rate); !rate.empty()) {
     uint64_t bytes = 0;
     absl::Status parsed = ParseBytes("rate", rate, &bytes);
     if (!parsed.ok()) return parsed;
     request.mutable_merge()->set_rate_bytes_per_s(bytes);
   }
-  const std::string log = absl::GetFlag(FLAGS_undo_log);
-  if (!log.empty()) {
-    if (absl::GetFlag(FLAGS_pause)) {
-      return absl::InvalidArgumentError(
-          "--pause and --undo-log exclude each other");
-    }
-    std::error_code error;
-    const std::string path = std::filesystem::absolute(log, error);
-    if (error)
-      return absl::InternalError(absl::StrCat(log, ": ", error.message()));
-    absl::Status prepared = PrepareUndoLog(&*client, arguments[0], path);
-    // In use: the daemon goes on with it.
-    if (!prepared.ok() && !absl::IsAborted(prepared)) return prepared;
-    request.mutable_merge()->set_undo_log_path(path);
-  }
-  absl::Status started = client->Call(request).status();
+  absl::Status started = SendMerge(&*client, log, std::move(request));
   if (!started.ok() || !absl::GetFlag(FLAGS_wait)) return started;
   return WaitForMerge(&*client, arguments[0]);
 }

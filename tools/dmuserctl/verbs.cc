@@ -90,6 +90,13 @@ constexpr Verb kVerbs[] = {
      "rate pressure merges control quiet", Throttle},
     {"status", "[NAME]", "what the daemon serves, and how far merges are", "",
      "json watch control", Status},
+    {"up", "[NAME...]", "make the devices of /etc/dm-usertab, or those named",
+     "What is there already is left as it is. --table names another table; "
+     "its\n"
+     "format is in proto/usertab.proto.\n",
+     "table control quiet", Up},
+    {"down", "[NAME...]", "remove the devices of the table, or those named", "",
+     "table control quiet", Down},
     {"unmap", "NAME", "remove /dev/mapper/NAME", "", "control", Unmap},
     {"list", "", "devices of the kernel's target, with or without a daemon", "",
      "json control", List},

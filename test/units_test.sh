@@ -1,0 +1,60 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Goal: the units are what systemd takes, the daemon's sandbox is as tight as it
+# is said to be, and the daemon speaks the protocol they count on: ready once,
+# signs of life from the loop, stopping.
+# Usage: units_test.sh DMUSERD DMUSERCTL UNIT...
+set -euo pipefail
+daemon=$PWD/$1 ctl=$PWD/$2
+shift 2
+root=$TEST_TMPDIR/root
+units=$root/etc/systemd/system
+
+fail() {
+  echo "FAILED: $*" >&2
+  exit 1
+}
+
+mkdir -p "$units" "$root/usr/sbin"
+cp "$daemon" "$ctl" "$root/usr/sbin/"
+for unit; do
+  # The programs are where they were built.
+  sed "s|/usr/sbin/dmuser|$root/usr/sbin/dmuser|" "$unit" \
+    >"$units/$(basename "$unit")"
+done
+# Documentation is not installed here, and there is no manager to ask.
+said=$(SYSTEMD_LOG_LEVEL=warning systemd-analyze verify --man=no \
+  "$units"/*.service 2>&1) || fail "verify: $said"
+[[ $said != *dm-user* ]] || fail "verify: $said"
+systemd-analyze security --offline=yes --threshold=25 --no-pager \
+  "$units/dm-user.service" >"$TEST_TMPDIR/security.txt" 2>&1 ||
+  fail "exposed more than 2.5 of 10: $(cat "$TEST_TMPDIR/security.txt")"
+tail -n 1 "$TEST_TMPDIR/security.txt"
+
+# The protocol: what the daemon says, in order.
+cat >"$TEST_TMPDIR/notify.py" <<'PYTHON'
+import os, signal, socket, subprocess, sys
+
+daemon, folder = sys.argv[1:]
+path = folder + "/notify"
+heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+heard.bind(path)
+environment = dict(os.environ, NOTIFY_SOCKET=path, WATCHDOG_USEC="200000")
+environment.pop("WATCHDOG_PID", None)
+process = subprocess.Popen([daemon, "--control", folder + "/control"],
+                           env=environment, stderr=subprocess.DEVNULL)
+words = [heard.recv(100) for _ in range(4)]
+assert words == [b"READY=1"] + 3 * [b"WATCHDOG=1"], words
+process.send_signal(signal.SIGTERM)
+last = heard.recv(100)
+while last == b"WATCHDOG=1":
+    last = heard.recv(100)
+assert last == b"STOPPING=1", last
+assert process.wait() == 0
+PYTHON
+# A socket's path is short.
+short=$(mktemp -d)
+trap 'rm -rf "$short"' EXIT
+python3 "$TEST_TMPDIR/notify.py" "$root/usr/sbin/dmuserd" "$short" ||
+  fail "the notify protocol"
