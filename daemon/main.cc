@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -338,6 +339,10 @@ Registry::Factories Daemon::Factories() {
       [this](const std::string& path) -> absl::StatusOr<std::unique_ptr<Disk>> {
     return FileDisk::Open(path, {.writable = true, .exclusive = true},
                           loop_.get());
+  };
+  factories.trim_memory = [this] {
+    pool_->Trim();
+    malloc_trim(0);
   };
   return factories;
 }

@@ -255,6 +255,7 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   std::erase_if(entries_,
                 [entry](const auto& at) { return at.get() == entry; });
   if (served) Log(LogLevel::kInfo, "%s: no longer served", name.c_str());
+  if (factories_.trim_memory) factories_.trim_memory();
   if (attach_done) attach_done(attach_result);
   for (Done& done : detach_done) done(removed);
   if (observer_) observer_(name);

@@ -36,6 +36,8 @@ class Registry {
     // Opens a file or device to write to, for this daemon alone.
     std::function<absl::StatusOr<std::unique_ptr<Disk>>(const std::string&)>
         open_disk;
+    // A device is gone, and what it held may go back to the system.
+    std::function<void()> trim_memory;
   };
   using Done = std::function<void(absl::Status)>;
 
