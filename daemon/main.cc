@@ -32,6 +32,7 @@
 #include "daemon/control/frame.h"
 #include "daemon/control/server.h"
 #include "daemon/control/service.h"
+#include "daemon/control/take_over.h"
 #include "daemon/device/registry.h"
 #include "daemon/device/state_store.h"
 #include "daemon/io/disk_file.h"
@@ -66,6 +67,7 @@ struct Options {
   RoleGroups roles;
   MergeGovernor::Limits limits = {.active_max = kMergesDefault};
   int ready_fd = -1;
+  bool take_over = false;
 };
 
 void PrintUsage(FILE* to) {
@@ -93,6 +95,10 @@ void PrintUsage(FILE* to) {
       "  --look-group GROUP, --merge-group GROUP, --serve-group GROUP\n"
       "                   who besides root may ask for status, control merges, "
       "do all\n"
+      "  --take-over      have the daemon that owns the control socket leave "
+      "its "
+      "devices\n"
+      "                   to this one\n"
       "  --ready-fd N     write a newline to this open file once requests "
       "are served\n"
       "  --version        print the version and exit\n"
@@ -161,6 +167,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
     kLookGroup,
     kMergeGroup,
     kServeGroup,
+    kTakeOver,
     kReadyFd,
     kVersionOption,
     kHelp
@@ -175,6 +182,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
       {"look-group", required_argument, nullptr, kLookGroup},
       {"merge-group", required_argument, nullptr, kMergeGroup},
       {"serve-group", required_argument, nullptr, kServeGroup},
+      {"take-over", no_argument, nullptr, kTakeOver},
       {"ready-fd", required_argument, nullptr, kReadyFd},
       {"version", no_argument, nullptr, kVersionOption},
       {"help", no_argument, nullptr, kHelp},
@@ -235,6 +243,9 @@ int ParseOptions(int argc, char** argv, Options* options) {
         if (!ParseGroup("--serve-group", &options->roles.serve)) {
           return kExitUsage + 1;
         }
+        break;
+      case kTakeOver:
+        options->take_over = true;
         break;
       case kReadyFd: {
         uint64_t fd = 0;
@@ -308,6 +319,7 @@ class Daemon {
   absl::Status Throttle(const proto::Throttle& throttle);
   bool WatchSignals();
   void OnSignal();
+  void Stop();
 
   const Options options_;
   std::unique_ptr<EpollLoop> loop_;
@@ -466,7 +478,10 @@ bool Daemon::WatchSignals() {
 
 void Daemon::OnSignal() {
   signalfd_siginfo info;
-  if (read(signal_fd_.get(), &info, sizeof(info)) != sizeof(info)) return;
+  if (read(signal_fd_.get(), &info, sizeof(info)) == sizeof(info)) Stop();
+}
+
+void Daemon::Stop() {
   if (stopping_) return;
   stopping_ = true;
   notifier_->Stopping();
@@ -505,9 +520,20 @@ int Daemon::Run() {
   registry_ =
       std::make_unique<Registry>(Factories(), store_.get(), loop_.get());
   service_ = std::make_unique<Service>(
-      registry_.get(),
-      [this](proto::DaemonStatus* status) { FillStatus(status); },
-      [this](const proto::Throttle& throttle) { return Throttle(throttle); });
+      registry_.get(), Service::Daemon{[this](proto::DaemonStatus* status) {
+                                         FillStatus(status);
+                                       },
+                                       [this](const proto::Throttle& throttle) {
+                                         return Throttle(throttle);
+                                       },
+                                       [this] { Stop(); }});
+  if (options_.take_over) {
+    absl::Status over = TakeOver(options_.control_path);
+    if (!over.ok()) {
+      Log(LogLevel::kError, "%s", std::string(over.message()).c_str());
+      return kExitBusy;
+    }
+  }
   // The socket first: it is what keeps a second daemon from these records.
   auto server = Server::Listen(options_.control_path, options_.roles,
                                service_.get(), loop_.get());

@@ -194,17 +194,18 @@ struct Daemon {
     registry = std::make_unique<Registry>(factories, &store, loop.get());
     service = std::make_unique<Service>(
         registry.get(),
-        [this](proto::DaemonStatus* s) {
-          s->set_version("test");
-          *s->mutable_throttle() = throttle;
-        },
-        [this](const proto::Throttle& wanted) {
-          if (wanted.merges_max() == 99) {
-            return absl::InvalidArgumentError("too many");
-          }
-          throttle.MergeFrom(wanted);
-          return absl::OkStatus();
-        });
+        Service::Daemon{[this](proto::DaemonStatus* s) {
+                          s->set_version("test");
+                          *s->mutable_throttle() = throttle;
+                        },
+                        [this](const proto::Throttle& wanted) {
+                          if (wanted.merges_max() == 99) {
+                            return absl::InvalidArgumentError("too many");
+                          }
+                          throttle.MergeFrom(wanted);
+                          return absl::OkStatus();
+                        },
+                        [this] { ++stops; }});
     auto listening =
         Server::Listen(directory + "/control", {}, service.get(), loop.get());
     EXPECT_TRUE(listening.ok()) << listening.status();
@@ -227,6 +228,7 @@ struct Daemon {
   std::map<std::string, MergeableBackend*> backends;
   std::unique_ptr<Registry> registry;
   proto::Throttle throttle;
+  int stops = 0;
   std::unique_ptr<Service> service;
   std::unique_ptr<Server> server;
 };
@@ -406,6 +408,8 @@ TEST_F(ControlTest, RolesLimitVerbs) {
   with_log.mutable_merge()->set_undo_log_path("/some/log");
   proto::Request throttle;
   throttle.mutable_throttle();
+  proto::Request hand_over;
+  hand_over.mutable_hand_over();
   const struct {
     proto::Request request;
     Role needed;
@@ -414,6 +418,7 @@ TEST_F(ControlTest, RolesLimitVerbs) {
       {Merge("a", proto::Merge::PAUSE), Role::kMerge},
       {throttle, Role::kMerge},
       {with_log, Role::kServe},
+      {hand_over, Role::kServe},
       {Attach("b"), Role::kServe},
       {Detach("b"), Role::kServe},
   };
@@ -434,6 +439,14 @@ TEST_F(ControlTest, RolesLimitVerbs) {
           << request.verb_case() << " as " << RoleName(role);
     }
   }
+}
+
+TEST_F(ControlTest, HandOverIsAnsweredAndThenDone) {
+  Client client = Connect();
+  proto::Request request;
+  request.mutable_hand_over();
+  EXPECT_EQ(client.CodeOf(request), 0);
+  EXPECT_EQ(daemon_->stops, 1);
 }
 
 // A client that asks as fast as it can gets all its answers, and others theirs

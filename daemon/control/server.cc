@@ -126,9 +126,11 @@ Server::Server(UniqueFd fd, std::string path, const RoleGroups& groups,
 }
 
 Server::~Server() {
-  while (!sessions_.empty()) End(sessions_.back().get());
+  // The name first: who waits for the end of a session may take it then.
   loop_->Unwatch(&watch_);
   unlink(path_.c_str());
+  fd_.reset();
+  while (!sessions_.empty()) End(sessions_.back().get());
 }
 
 void Server::OnAccept(void* context, uint32_t) {

@@ -22,6 +22,7 @@ Role RoleFor(const proto::Request& request) {
   switch (request.verb_case()) {
     case proto::Request::kAttach:
     case proto::Request::kDetach:
+    case proto::Request::kHandOver:
       return Role::kServe;
     case proto::Request::kMerge:
       // Who names a file has the daemon write to it.
@@ -43,12 +44,8 @@ bool IsLast(const proto::DeviceStatus& device) {
 
 }  // namespace
 
-Service::Service(Registry* registry,
-                 std::function<void(proto::DaemonStatus*)> fill_daemon,
-                 std::function<absl::Status(const proto::Throttle&)> throttle)
-    : registry_(registry),
-      fill_daemon_(std::move(fill_daemon)),
-      throttle_(std::move(throttle)) {
+Service::Service(Registry* registry, Daemon daemon)
+    : registry_(registry), daemon_(std::move(daemon)) {
   registry_->SetObserver(
       [this](const std::string& name) { OnDeviceChanged(name); });
 }
@@ -100,6 +97,10 @@ void Service::OnFrame(uint64_t session, Role role, const uint8_t* bytes,
     case proto::Request::kThrottle:
       AnswerThrottle(session, id, request.throttle());
       return;
+    case proto::Request::kHandOver:
+      answer(absl::OkStatus());
+      daemon_.stop();
+      return;
     default:
       answer(absl::UnimplementedError(
           "this daemon does not know the verb; use the dmuserctl that came "
@@ -123,15 +124,15 @@ void Service::AnswerStatus(uint64_t session, uint64_t id,
   for (proto::DeviceStatus& device : *devices) {
     *response.add_devices() = std::move(device);
   }
-  fill_daemon_(response.mutable_daemon());
+  daemon_.fill_status(response.mutable_daemon());
   Send(session, response);
 }
 
 void Service::AnswerThrottle(uint64_t session, uint64_t id,
                              const proto::Throttle& throttle) {
-  const absl::Status status = throttle_(throttle);
+  const absl::Status status = daemon_.throttle(throttle);
   proto::Response response = MakeResponse(id, status);
-  if (status.ok()) fill_daemon_(response.mutable_daemon());
+  if (status.ok()) daemon_.fill_status(response.mutable_daemon());
   Send(session, response);
 }
 

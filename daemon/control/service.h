@@ -21,11 +21,16 @@ namespace dmu {
 
 class Service : public SessionHandler {
  public:
-  // fill_daemon adds the daemon's own figures to a status answer; throttle sets
-  // the limits of all merges.
-  Service(Registry* registry,
-          std::function<void(proto::DaemonStatus*)> fill_daemon,
-          std::function<absl::Status(const proto::Throttle&)> throttle);
+  // What the daemon as a whole does.
+  struct Daemon {
+    // Adds its own figures to a status answer.
+    std::function<void(proto::DaemonStatus*)> fill_status;
+    // Sets the limits of all merges.
+    std::function<absl::Status(const proto::Throttle&)> throttle;
+    // Ends, and leaves the devices to the next daemon.
+    std::function<void()> stop;
+  };
+  Service(Registry* registry, Daemon daemon);
 
   // Must be set before the first frame.
   void SetServer(Server* server) { server_ = server; }
@@ -54,8 +59,7 @@ class Service : public SessionHandler {
   void Send(uint64_t session, const proto::Response& response);
 
   Registry* const registry_;
-  const std::function<void(proto::DaemonStatus*)> fill_daemon_;
-  const std::function<absl::Status(const proto::Throttle&)> throttle_;
+  const Daemon daemon_;
   Server* server_ = nullptr;
   std::vector<Watcher> watchers_;
 };
