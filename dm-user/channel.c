@@ -100,7 +100,8 @@ bool dmu_channel_readable(struct dmu_channel *chan)
 {
 	struct dmu_control *ctl = chan->ctl;
 
-	return READ_ONCE(chan->rd.active) || !list_empty(&ctl->queue) ||
+	return READ_ONCE(chan->rd.active) || READ_ONCE(chan->rd_canceled) ||
+	       !list_empty(&ctl->queue) ||
 	       READ_ONCE(ctl->state) == DM_USER_STATE_REMOVED;
 }
 
@@ -123,7 +124,8 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 {
 	struct dm_user_info info = {
 		.abi_version = 1,
-		.features = DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL,
+		.features = DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL |
+			    DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY,
 	};
 
 	spin_lock(&ctl->lock);
@@ -140,11 +142,14 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 
 static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 {
+	const u64 modes = DM_USER_CHANNEL_BATCH | DM_USER_CHANNEL_USER_COPY;
+	const u64 known = DM_USER_CHANNEL_FENCED | modes;
 	struct dm_user_channel set;
+	int ret = 0;
 
 	if (copy_from_user(&set, arg, sizeof(set)))
 		return -EFAULT;
-	if ((set.flags & ~DM_USER_CHANNEL_FENCED) ||
+	if ((set.flags & ~known) ||
 	    memchr_inv(set.reserved, 0, sizeof(set.reserved)))
 		return -EINVAL;
 	if (READ_ONCE(chan->ctl->state) == DM_USER_STATE_REMOVED)
@@ -152,9 +157,19 @@ static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 
 	dmu_channel_serve(chan);
 	spin_lock(&chan->ctl->lock);
-	chan->fenced = set.flags & DM_USER_CHANNEL_FENCED;
+	if (chan->batch == !!(set.flags & DM_USER_CHANNEL_BATCH) &&
+	    chan->user_copy == !!(set.flags & DM_USER_CHANNEL_USER_COPY)) {
+		chan->fenced = set.flags & DM_USER_CHANNEL_FENCED;
+	} else if (READ_ONCE(chan->used)) {
+		/* Half a message may be in transfer. */
+		ret = -EBUSY;
+	} else {
+		chan->fenced = set.flags & DM_USER_CHANNEL_FENCED;
+		WRITE_ONCE(chan->batch, set.flags & DM_USER_CHANNEL_BATCH);
+		WRITE_ONCE(chan->user_copy, set.flags & DM_USER_CHANNEL_USER_COPY);
+	}
 	spin_unlock(&chan->ctl->lock);
-	return 0;
+	return ret;
 }
 
 static long dmu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
@@ -166,6 +181,11 @@ static long dmu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return dmu_ioctl_info(chan->ctl, (void __user *)arg);
 	case DM_USER_IOC_SET_CHANNEL:
 		return dmu_ioctl_set_channel(chan, (void __user *)arg);
+	case DM_USER_IOC_BATCH:
+		WRITE_ONCE(chan->used, true);
+		return dmu_ioctl_batch(chan, (void __user *)arg);
+	case DM_USER_IOC_COPY:
+		return dmu_ioctl_copy(chan, (void __user *)arg);
 	default:
 		return -ENOTTY;
 	}

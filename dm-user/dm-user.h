@@ -285,6 +285,7 @@ struct dmu_request {
  *	written under &dmu_control.lock
  * @header_done: bytes of @header that have passed
  * @left: bytes of the payload that have not
+ * @skip: writing, in batch mode: bytes of a refused reply still to come
  * @iter: where in the bio they go or come from
  * @header: a struct dm_user_message
  *
@@ -295,6 +296,7 @@ struct dmu_transfer {
 	bool active;
 	unsigned int header_done;
 	unsigned int left;
+	unsigned int skip;
 	struct bvec_iter iter;
 	u8 header[sizeof(struct dm_user_message)] __aligned(8);
 };
@@ -306,6 +308,11 @@ struct dmu_transfer {
  * @delivered: DELIVERED and WRITING requests, longest with the server first
  * @serving: counts as a server; &dmu_control.lock
  * @fenced: has promised DM_USER_CHANNEL_FENCED; &dmu_control.lock
+ * @used: something was read or written; the modes below stay as they are
+ * @batch: DM_USER_CHANNEL_BATCH
+ * @user_copy: DM_USER_CHANNEL_USER_COPY
+ * @rd_canceled: the batch given last ended in a message that was taken away;
+ *	@read_mutex
  * @nr_waiting: readers asleep in this channel; &dmu_control.lock
  * @read_mutex: protects @rd
  * @write_mutex: protects @wr
@@ -318,6 +325,10 @@ struct dmu_channel {
 	struct list_head delivered;
 	bool serving;
 	bool fenced;
+	bool used;
+	bool batch;
+	bool user_copy;
+	bool rd_canceled;
 	unsigned int nr_waiting;
 	/* One reader of the stream at a time. */
 	struct mutex read_mutex;
@@ -395,8 +406,34 @@ bool dmu_channel_readable(struct dmu_channel *chan);
 
 /* stream.c: read and write of messages */
 
+/* A request is kept from being completed for no longer than this takes. */
+#define DMU_COPY_BYTES_MAX	(64U << 10)
+
+/*
+ * Attempts to copy after the pages were faulted in but found gone again. Only
+ * a process whose pages cannot be kept gets this far.
+ */
+#define DMU_COPY_TRIES_MAX	64
+
+#define DMU_HEADER_BYTES	((unsigned int)sizeof(struct dm_user_message))
+
+size_t dmu_copy_some(struct dmu_request *req, struct dmu_transfer *xfer,
+		     struct iov_iter *iter, bool out);
+bool dmu_read_begin(struct dmu_channel *chan);
+ssize_t dmu_read_once(struct dmu_channel *chan, struct iov_iter *to);
+ssize_t dmu_write_once(struct dmu_channel *chan, struct iov_iter *from);
+int dmu_wait(struct dmu_channel *chan, long *timeout);
+void dmu_wake_next(struct dmu_channel *chan);
 ssize_t dmu_read_iter(struct kiocb *iocb, struct iov_iter *to);
 ssize_t dmu_write_iter(struct kiocb *iocb, struct iov_iter *from);
+
+/* batch.c: many messages in one call */
+
+ssize_t dmu_batch_read(struct dmu_channel *chan, struct iov_iter *to);
+ssize_t dmu_batch_write(struct dmu_channel *chan, struct iov_iter *from,
+			u32 *stale);
+long dmu_ioctl_batch(struct dmu_channel *chan, void __user *arg);
+long dmu_ioctl_copy(struct dmu_channel *chan, void __user *arg);
 
 /**
  * dmu_request_bio() - The bio of a request

@@ -23,23 +23,17 @@
 
 #include "dm-user.h"
 
-/* A request is kept from being completed for no longer than this takes. */
-#define DMU_COPY_BYTES_MAX	(64U << 10)
-
-/*
- * Attempts to copy after the pages were faulted in but found gone again. Only
- * a process whose pages cannot be kept gets this far.
+/**
+ * dmu_copy_some() - Copy as far as that goes without a page fault
+ * @req: request, kept by dmu_copy_begin()
+ * @xfer: where in its bio to go on; moved on
+ * @iter: the daemon's memory
+ * @out: true towards the daemon
+ *
+ * Return: bytes copied, no more than DMU_COPY_BYTES_MAX.
  */
-#define DMU_COPY_TRIES_MAX	64
-
-#define DMU_HEADER_BYTES	((unsigned int)sizeof(struct dm_user_message))
-
-/*
- * Copies between the bio of @req and @iter as far as that goes without a page
- * fault, up to a bound, and moves @xfer on. Returns the bytes copied.
- */
-static size_t dmu_copy_some(struct dmu_request *req, struct dmu_transfer *xfer,
-			    struct iov_iter *iter, bool out)
+size_t dmu_copy_some(struct dmu_request *req, struct dmu_transfer *xfer,
+		     struct iov_iter *iter, bool out)
 {
 	struct bio *bio = dmu_request_bio(req);
 	size_t total = 0;
@@ -108,8 +102,13 @@ static ssize_t dmu_copy(struct dmu_control *ctl, struct dmu_transfer *xfer,
 	return total;
 }
 
-/* Begins a message if none is in transfer; false if there is nothing to read. */
-static bool dmu_read_begin(struct dmu_channel *chan)
+/**
+ * dmu_read_begin() - Begin a message if none is in transfer
+ * @chan: channel whose read_mutex is held
+ *
+ * Return: false if there is nothing to read.
+ */
+bool dmu_read_begin(struct dmu_channel *chan)
 {
 	struct dmu_control *ctl = chan->ctl;
 	struct dmu_transfer *rd = &chan->rd;
@@ -123,7 +122,7 @@ static bool dmu_read_begin(struct dmu_channel *chan)
 			dmu_message_fill(&msg, req);
 			memcpy(rd->header, &msg, DMU_HEADER_BYTES);
 			rd->header_done = 0;
-			rd->left = dmu_request_payload_out(req);
+			rd->left = chan->user_copy ? 0 : dmu_request_payload_out(req);
 			rd->iter = dmu_request_bio(req)->bi_iter;
 		}
 	}
@@ -164,8 +163,14 @@ static ssize_t dmu_read_header(struct dmu_channel *chan, struct iov_iter *to)
 	return bytes ? bytes : -EFAULT;
 }
 
-/* One call's worth of a message. -EAGAIN if there is nothing to read. */
-static ssize_t dmu_read_once(struct dmu_channel *chan, struct iov_iter *to)
+/**
+ * dmu_read_once() - One call's worth of a message
+ * @chan: channel whose read_mutex is held
+ * @to: the daemon's memory, not empty
+ *
+ * Return: as dmu_read_iter(); -EAGAIN if there is nothing to read.
+ */
+ssize_t dmu_read_once(struct dmu_channel *chan, struct iov_iter *to)
 {
 	ssize_t ret;
 
@@ -182,28 +187,49 @@ static ssize_t dmu_read_once(struct dmu_channel *chan, struct iov_iter *to)
 	return ret;
 }
 
-static int dmu_wait(struct dmu_channel *chan)
+/**
+ * dmu_wait() - Sleep until a read() would return
+ * @chan: channel
+ * @timeout: jiffies, and what is left of them
+ *
+ * Return: 0, also when the time is over; -ERESTARTSYS.
+ */
+int dmu_wait(struct dmu_channel *chan, long *timeout)
 {
 	struct dmu_control *ctl = chan->ctl;
-	int ret;
+	DEFINE_WAIT(wait);
+	int ret = 0;
 
 	spin_lock(&ctl->lock);
 	chan->nr_waiting++;
 	spin_unlock(&ctl->lock);
-	ret = wait_event_interruptible_exclusive(ctl->wait, dmu_channel_readable(chan));
+	for (;;) {
+		prepare_to_wait_exclusive(&ctl->wait, &wait, TASK_INTERRUPTIBLE);
+		if (dmu_channel_readable(chan) || !*timeout)
+			break;
+		if (signal_pending(current)) {
+			ret = -ERESTARTSYS;
+			break;
+		}
+		*timeout = schedule_timeout(*timeout);
+	}
+	finish_wait(&ctl->wait, &wait);
 	spin_lock(&ctl->lock);
 	chan->nr_waiting--;
 	spin_unlock(&ctl->lock);
 	return ret;
 }
 
-/*
+/**
+ * dmu_wake_next() - Pass a wake-up on
+ * @chan: channel
+ *
  * A wake-up is given to one reader only. Who leaves while there is still
  * something to read passes it on: a reader that was woken and got a signal, or
  * the rest of another message; and a reader that leaves the rest of a message
  * to others who sleep in the same file.
  */
-static void dmu_wake_next(struct dmu_channel *chan)
+void dmu_wake_next(struct dmu_channel *chan)
 {
 	struct dmu_control *ctl = chan->ctl;
 	bool rest;
@@ -231,11 +257,13 @@ ssize_t dmu_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct dmu_channel *chan = iocb->ki_filp->private_data;
 	bool nowait = iocb->ki_flags & IOCB_NOWAIT;
+	long timeout = MAX_SCHEDULE_TIMEOUT;
 	bool waited = false;
 	ssize_t ret;
 
 	if (!iov_iter_count(to))
 		return 0;
+	WRITE_ONCE(chan->used, true);
 	dmu_channel_serve(chan);
 
 	for (;;) {
@@ -245,12 +273,12 @@ ssize_t dmu_read_iter(struct kiocb *iocb, struct iov_iter *to)
 			ret = mutex_trylock(&chan->read_mutex) ? 0 : -EAGAIN;
 		if (ret)
 			break;
-		ret = dmu_read_once(chan, to);
+		ret = chan->batch ? dmu_batch_read(chan, to) : dmu_read_once(chan, to);
 		mutex_unlock(&chan->read_mutex);
 		if (ret != -EAGAIN || nowait || (iocb->ki_filp->f_flags & O_NONBLOCK))
 			break;
 		waited = true;
-		ret = dmu_wait(chan);
+		ret = dmu_wait(chan, &timeout);
 		if (ret)
 			break;
 	}
@@ -271,10 +299,15 @@ static ssize_t dmu_reply_begin(struct dmu_channel *chan)
 	struct dm_user_message msg;
 	blk_status_t status;
 	LIST_HEAD(done);
+	bool stale;
+	u32 due;
 
 	memcpy(&msg, wr->header, DMU_HEADER_BYTES);
 	wr->header_done = 0;
 	wr->left = 0;
+	/* What follows a good reply in a batch, if nobody wants it. */
+	if (chan->batch && msg.type == DM_USER_RESP_SUCCESS)
+		wr->skip = min_t(u64, msg.len, UINT_MAX);
 
 	spin_lock(&ctl->lock);
 	req = __dmu_request_find(chan, msg.seq);
@@ -289,11 +322,18 @@ static ssize_t dmu_reply_begin(struct dmu_channel *chan)
 		status = BLK_STS_NOTSUPP;
 	else
 		status = BLK_STS_IOERR;
-	if (status == BLK_STS_OK && dmu_request_payload_in(req)) {
+	due = chan->user_copy ? 0 : dmu_request_payload_in(req);
+	/* A daemon that has lost count: the data cannot be trusted either. */
+	stale = chan->batch && status == BLK_STS_OK && msg.len != due;
+	if (stale)
+		status = BLK_STS_IOERR;
+	else
+		wr->skip = 0;
+	if (status == BLK_STS_OK && due) {
 		req->state = DMU_WRITING;
 		wr->req = req;
 		wr->active = true;
-		wr->left = dmu_request_payload_in(req);
+		wr->left = due;
 		wr->iter = dmu_request_bio(req)->bi_iter;
 	} else {
 		ctl->stats.served++;
@@ -302,7 +342,7 @@ static ssize_t dmu_reply_begin(struct dmu_channel *chan)
 	spin_unlock(&ctl->lock);
 
 	dmu_complete_all(&done);
-	return wr->left;
+	return stale ? -EINVAL : wr->left;
 }
 
 /* The last byte of a payload is in, or its request is gone. */
@@ -321,7 +361,15 @@ static void dmu_reply_end(struct dmu_channel *chan)
 	dmu_complete_all(&done);
 }
 
-static ssize_t dmu_write_once(struct dmu_channel *chan, struct iov_iter *from)
+/**
+ * dmu_write_once() - One call's worth of a reply
+ * @chan: channel whose write_mutex is held
+ * @from: the daemon's memory, not empty
+ *
+ * Return: as dmu_write_iter(). After -EINVAL @wr.skip bytes of a batch belong
+ * to what was refused.
+ */
+ssize_t dmu_write_once(struct dmu_channel *chan, struct iov_iter *from)
 {
 	struct dmu_transfer *wr = &chan->wr;
 	ssize_t ret, total = 0;
@@ -348,8 +396,10 @@ static ssize_t dmu_write_once(struct dmu_channel *chan, struct iov_iter *from)
 	if (ret == -ECANCELED || !wr->left)
 		dmu_reply_end(chan);
 	/* Rule 6: what came with the payload must not be taken for a header. */
-	if (ret == -ECANCELED)
+	if (ret == -ECANCELED) {
+		wr->skip = chan->batch ? wr->left : 0;
 		return -EINVAL;
+	}
 	if (ret < 0)
 		return total ? total : ret;
 	return total + ret;
@@ -368,17 +418,20 @@ static ssize_t dmu_write_once(struct dmu_channel *chan, struct iov_iter *from)
 ssize_t dmu_write_iter(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct dmu_channel *chan = iocb->ki_filp->private_data;
+	u32 stale = 0;
 	ssize_t ret;
 
 	if (!iov_iter_count(from))
 		return 0;
+	WRITE_ONCE(chan->used, true);
 	if (!(iocb->ki_flags & IOCB_NOWAIT))
 		ret = mutex_lock_interruptible(&chan->write_mutex);
 	else
 		ret = mutex_trylock(&chan->write_mutex) ? 0 : -EAGAIN;
 	if (ret)
 		return ret == -EINTR ? -ERESTARTSYS : ret;
-	ret = dmu_write_once(chan, from);
+	ret = chan->batch ? dmu_batch_write(chan, from, &stale) :
+			    dmu_write_once(chan, from);
 	mutex_unlock(&chan->write_mutex);
 	return ret;
 }

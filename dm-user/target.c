@@ -347,7 +347,7 @@ static void dmu_io_hints(struct dm_target *ti, struct queue_limits *limits)
 /* The target "user". */
 struct target_type dmu_target_type = {
 	.name = "user",
-	.version = { 1, 1, 0 },
+	.version = { 1, 2, 0 },
 	.features = DM_TARGET_NOWAIT,
 	.module = THIS_MODULE,
 	.ctr = dmu_ctr,

@@ -82,6 +82,8 @@ struct dm_user_message {
 /* What a target can do; struct dm_user_info.features. */
 #define DM_USER_FEATURE_FENCED	_BITULL(0)	/* DM_USER_CHANNEL_FENCED is known */
 #define DM_USER_FEATURE_POLL	_BITULL(1)	/* poll() and O_NONBLOCK work */
+#define DM_USER_FEATURE_BATCH	_BITULL(2)	/* DM_USER_CHANNEL_BATCH is known */
+#define DM_USER_FEATURE_USER_COPY _BITULL(3)	/* DM_USER_CHANNEL_USER_COPY is known */
 
 /*
  * States of a target; struct dm_user_info.state. A channel serves from its
@@ -125,6 +127,25 @@ struct dm_user_info {
  */
 #define DM_USER_CHANNEL_FENCED	_BITULL(0)
 
+/*
+ * One read() returns as many messages as are there and fit whole, one write()
+ * takes as many replies as are offered, and DM_USER_IOC_BATCH does both. Only
+ * the first message of a read() may be cut, when the buffer is smaller than it
+ * is. A reply's @len says how many bytes of data follow it: those of a READ
+ * that succeeded, else 0. A reply that names no request of this channel is
+ * passed over with its data; one to a READ with another length than the
+ * request's ends it with an error. Before the first read() or write(), else
+ * EBUSY.
+ */
+#define DM_USER_CHANNEL_BATCH _BITULL(1)
+
+/*
+ * Messages and replies are headers alone; DM_USER_IOC_COPY moves the data of a
+ * delivered request, in any pieces, before it is answered. A reply's @len is 0
+ * in batch mode. Before the first read() or write(), else EBUSY.
+ */
+#define DM_USER_CHANNEL_USER_COPY _BITULL(2)
+
 /**
  * struct dm_user_channel - argument of DM_USER_IOC_SET_CHANNEL
  * @flags: DM_USER_CHANNEL_*; an unknown bit is refused with EINVAL
@@ -135,8 +156,62 @@ struct dm_user_channel {
 	__u64 reserved[3];
 };
 
+/**
+ * struct dm_user_batch - argument of DM_USER_IOC_BATCH
+ * @replies: address of replies, each with its data behind it
+ * @requests: address of a buffer for messages
+ * @replies_bytes: how many bytes of replies there are
+ * @requests_bytes: size of the buffer; 0: take replies only
+ * @timeout_ms: how long to wait for the first message; 0xffffffff: for ever
+ * @flags: 0
+ * @taken_bytes: out: bytes of @replies that were taken; if fewer, the rest is to
+ *	be offered again, and nothing was given
+ * @given_bytes: out: bytes in @requests; 0 when the time is over
+ * @stale: out: replies among those taken that were passed over
+ * @reserved: 0
+ *
+ * EINVAL: the channel is not in batch mode, or a field is not 0. Other errors
+ * are those of read() and write(), and returned only if no reply was taken.
+ */
+struct dm_user_batch {
+	__u64 replies;
+	__u64 requests;
+	__u32 replies_bytes;
+	__u32 requests_bytes;
+	__u32 timeout_ms;
+	__u32 flags;
+	__u32 taken_bytes;
+	__u32 given_bytes;
+	__u32 stale;
+	__u32 reserved[5];
+};
+
+/**
+ * struct dm_user_copy - argument of DM_USER_IOC_COPY
+ * @seq: a request delivered by this channel and not answered
+ * @buffer: address; filled with what a WRITE carries, or read for a READ
+ * @offset: first byte, in the request
+ * @bytes: how many
+ * @flags: 0
+ * @reserved: 0
+ *
+ * Returns the bytes copied; fewer only after a fault. ENOENT: there is no such
+ * request, any more. EINVAL: not in the request, or the channel has not asked
+ * for it. EFAULT.
+ */
+struct dm_user_copy {
+	__u64 seq;
+	__u64 buffer;
+	__u32 offset;
+	__u32 bytes;
+	__u32 flags;
+	__u32 reserved[5];
+};
+
 #define DM_USER_IOC_TYPE	'u'
 #define DM_USER_IOC_INFO	_IOR(DM_USER_IOC_TYPE, 0x60, struct dm_user_info)
 #define DM_USER_IOC_SET_CHANNEL	_IOW(DM_USER_IOC_TYPE, 0x61, struct dm_user_channel)
+#define DM_USER_IOC_BATCH	_IOWR(DM_USER_IOC_TYPE, 0x62, struct dm_user_batch)
+#define DM_USER_IOC_COPY	_IOW(DM_USER_IOC_TYPE, 0x63, struct dm_user_copy)
 
 #endif /* _UAPI_LINUX_DM_USER_H */

@@ -365,13 +365,15 @@ TEST_F(Stream, Ioctls) {
   ASSERT_EQ(0, channel.Info(&info));
   EXPECT_EQ(1u, info.abi_version);
   EXPECT_EQ(unsigned{DM_USER_STATE_NEW}, info.state);
-  EXPECT_EQ(DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL, info.features);
+  EXPECT_EQ(DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL |
+                DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY,
+            info.features);
   EXPECT_EQ(kDeviceSectors, info.sectors);
   EXPECT_EQ(0u, info.start_sector);
   EXPECT_EQ(0u, info.max_io_bytes);
   EXPECT_EQ(0u, info.reserved[0] | info.reserved[1] | info.reserved[2]);
   EXPECT_EQ(EFAULT, channel.Info(nullptr));
-  EXPECT_EQ(EINVAL, channel.SetFlags(2));
+  EXPECT_EQ(EINVAL, channel.SetFlags(uint64_t{1} << 63));
   EXPECT_EQ("new", device_.StatusField(kState));
   EXPECT_EQ(0, channel.SetFlags(DM_USER_CHANNEL_FENCED));
   EXPECT_EQ("live", device_.StatusField(kState));

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Batches: many messages in one call. What a channel asks for by ioctl and a
+ * version 1 daemon never meets.
+ *
+ * A batch is the stream without its pauses: read() goes on with the next
+ * message, write() with the next reply. Two things are new. A message is begun
+ * behind another only if all of it fits, so that a daemon with a large buffer
+ * never sees one cut. And a reply says itself how many bytes follow it, so that
+ * one for a request that was taken away can be passed over, and those behind it
+ * are not lost.
+ */
+#include <linux/sched/signal.h>
+#include <linux/uaccess.h>
+
+#include "dm-user.h"
+
+/**
+ * dmu_batch_read() - As many messages as are there and fit
+ * @chan: channel, in batch mode; its read_mutex is held
+ * @to: the daemon's memory
+ *
+ * Return: bytes; -EAGAIN if there is nothing to read, and what a read() of the
+ * stream returns. A message that is taken away in the middle ends the batch,
+ * and the next call returns -ECANCELED.
+ */
+ssize_t dmu_batch_read(struct dmu_channel *chan, struct iov_iter *to)
+{
+	struct dmu_transfer *rd = &chan->rd;
+	ssize_t ret = 0, total = 0;
+
+	if (chan->rd_canceled) {
+		chan->rd_canceled = false;
+		return -ECANCELED;
+	}
+	while (iov_iter_count(to)) {
+		if (total && !READ_ONCE(rd->active)) {
+			if (!dmu_read_begin(chan))
+				break;
+			if (DMU_HEADER_BYTES + rd->left > iov_iter_count(to)) {
+				spin_lock(&chan->ctl->lock);
+				__dmu_request_unpick(chan);
+				spin_unlock(&chan->ctl->lock);
+				break;
+			}
+		}
+		ret = dmu_read_once(chan, to);
+		if (ret < 0)
+			break;
+		total += ret;
+	}
+	if (total && ret == -ECANCELED)
+		chan->rd_canceled = true;
+	return total ? total : ret;
+}
+
+/**
+ * dmu_batch_write() - As many replies as are offered
+ * @chan: channel, in batch mode; its write_mutex is held
+ * @from: the daemon's memory
+ * @stale: counts replies that were passed over: they name no request of this
+ *	channel, or one that was taken away, or not the length of their request
+ *
+ * Return: bytes taken, passed over included; or what a write() of the stream
+ * returns if there were none.
+ */
+ssize_t dmu_batch_write(struct dmu_channel *chan, struct iov_iter *from,
+			u32 *stale)
+{
+	struct dmu_transfer *wr = &chan->wr;
+	size_t before = iov_iter_count(from);
+	ssize_t ret = 0;
+
+	while (iov_iter_count(from)) {
+		if (wr->skip) {
+			size_t bytes = min_t(size_t, wr->skip, iov_iter_count(from));
+
+			iov_iter_advance(from, bytes);
+			wr->skip -= bytes;
+			continue;
+		}
+		ret = dmu_write_once(chan, from);
+		if (ret == -EINVAL)
+			++*stale;
+		else if (ret < 0)
+			break;
+	}
+	if (before == iov_iter_count(from))
+		return ret;
+	return before - iov_iter_count(from);
+}
+
+static int dmu_batch_take(struct dmu_channel *chan, struct dm_user_batch *batch)
+{
+	struct iov_iter from;
+	ssize_t ret;
+
+	if (!batch->replies_bytes)
+		return 0;
+	if (!access_ok(u64_to_user_ptr(batch->replies), batch->replies_bytes))
+		return -EFAULT;
+	iov_iter_ubuf(&from, WRITE, u64_to_user_ptr(batch->replies),
+		      batch->replies_bytes);
+	if (mutex_lock_interruptible(&chan->write_mutex))
+		return -ERESTARTSYS;
+	ret = dmu_batch_write(chan, &from, &batch->stale);
+	mutex_unlock(&chan->write_mutex);
+	if (ret < 0)
+		return ret;
+	batch->taken_bytes = ret;
+	return 0;
+}
+
+static int dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch)
+{
+	long timeout = batch->timeout_ms == U32_MAX ? MAX_SCHEDULE_TIMEOUT :
+		       (long)msecs_to_jiffies(batch->timeout_ms);
+	bool waited = false;
+	struct iov_iter to;
+	ssize_t ret;
+
+	if (!batch->requests_bytes)
+		return 0;
+	if (!access_ok(u64_to_user_ptr(batch->requests), batch->requests_bytes))
+		return -EFAULT;
+	iov_iter_ubuf(&to, READ, u64_to_user_ptr(batch->requests),
+		      batch->requests_bytes);
+	dmu_channel_serve(chan);
+	for (;;) {
+		ret = mutex_lock_interruptible(&chan->read_mutex);
+		if (ret)
+			break;
+		ret = dmu_batch_read(chan, &to);
+		/* What was taken must be told first. */
+		if (ret == -ECANCELED && batch->taken_bytes) {
+			chan->rd_canceled = true;
+			ret = 0;
+		}
+		mutex_unlock(&chan->read_mutex);
+		if (ret != -EAGAIN || !timeout)
+			break;
+		waited = true;
+		ret = dmu_wait(chan, &timeout);
+		if (ret)
+			break;
+	}
+	if (waited || ret == -EFAULT || READ_ONCE(chan->rd.active))
+		dmu_wake_next(chan);
+	if (ret == -EAGAIN)
+		return 0;
+	if (ret < 0)
+		return ret == -EINTR ? -ERESTARTSYS : ret;
+	batch->given_bytes = ret;
+	return 0;
+}
+
+/**
+ * dmu_ioctl_batch() - DM_USER_IOC_BATCH
+ * @chan: channel
+ * @arg: struct dm_user_batch
+ *
+ * Return: 0, or an error if nothing was taken and nothing given.
+ */
+long dmu_ioctl_batch(struct dmu_channel *chan, void __user *arg)
+{
+	struct dm_user_batch batch;
+	int ret;
+
+	if (!READ_ONCE(chan->batch))
+		return -EINVAL;
+	if (copy_from_user(&batch, arg, sizeof(batch)))
+		return -EFAULT;
+	if (batch.flags || memchr_inv(batch.reserved, 0, sizeof(batch.reserved)))
+		return -EINVAL;
+	batch.taken_bytes = 0;
+	batch.given_bytes = 0;
+	batch.stale = 0;
+
+	ret = dmu_batch_take(chan, &batch);
+	/* A reply that could not be taken may be what the next request waits for. */
+	if (!ret && batch.taken_bytes == batch.replies_bytes)
+		ret = dmu_batch_give(chan, &batch);
+	/* What was taken must be told; an error will come again. */
+	if (ret && !batch.taken_bytes)
+		return ret;
+	return copy_to_user(arg, &batch, sizeof(batch)) ? -EFAULT : 0;
+}
+
+/* The request a copy is for, kept from being completed until dmu_copy_end(). */
+static struct dmu_request *dmu_user_copy_begin(struct dmu_channel *chan, u64 seq)
+{
+	struct dmu_control *ctl = chan->ctl;
+	struct dmu_request *req;
+
+	spin_lock(&ctl->lock);
+	req = __dmu_request_find(chan, seq);
+	if (req)
+		req->copies++;
+	spin_unlock(&ctl->lock);
+	return req;
+}
+
+/**
+ * dmu_ioctl_copy() - DM_USER_IOC_COPY
+ * @chan: channel, with DM_USER_CHANNEL_USER_COPY
+ * @arg: struct dm_user_copy
+ *
+ * Each round finds the request anew: it may be taken away, or answered, while
+ * a page of the daemon is brought in.
+ *
+ * Return: bytes copied, fewer than asked for only after a fault; -ENOENT if the
+ * channel has no such request, -EFAULT, -EINVAL.
+ */
+long dmu_ioctl_copy(struct dmu_channel *chan, void __user *arg)
+{
+	struct dmu_transfer xfer = {};
+	struct dm_user_copy copy;
+	unsigned int tries = 0;
+	struct iov_iter iter = {};
+	bool out;
+	long total = 0;
+
+	if (!READ_ONCE(chan->user_copy))
+		return -EINVAL;
+	if (copy_from_user(&copy, arg, sizeof(copy)))
+		return -EFAULT;
+	if (copy.flags || !copy.bytes || copy.bytes > INT_MAX ||
+	    memchr_inv(copy.reserved, 0, sizeof(copy.reserved)))
+		return -EINVAL;
+	if (!access_ok(u64_to_user_ptr(copy.buffer), copy.bytes))
+		return -EFAULT;
+
+	while (total < copy.bytes) {
+		struct dmu_request *req = dmu_user_copy_begin(chan, copy.seq);
+		size_t bytes, missing;
+		u32 payload;
+
+		if (!req)
+			return -ENOENT;
+		out = dmu_request_payload_out(req);
+		payload = out ? dmu_request_payload_out(req) :
+				dmu_request_payload_in(req);
+		if (copy.offset > payload || copy.bytes > payload - copy.offset) {
+			dmu_copy_end(chan->ctl, req);
+			return -EINVAL;
+		}
+		if (!xfer.left) {
+			iov_iter_ubuf(&iter, out ? READ : WRITE,
+				      u64_to_user_ptr(copy.buffer), copy.bytes);
+			xfer.left = copy.bytes;
+			xfer.iter = dmu_request_bio(req)->bi_iter;
+			bio_advance_iter(dmu_request_bio(req), &xfer.iter, copy.offset);
+		}
+		bytes = dmu_copy_some(req, &xfer, &iter, out);
+		dmu_copy_end(chan->ctl, req);
+		total += bytes;
+		cond_resched();
+		if (bytes) {
+			tries = 0;
+			continue;
+		}
+		if (fatal_signal_pending(current))
+			return total ? total : -EINTR;
+		bytes = min_t(size_t, xfer.left, DMU_COPY_BYTES_MAX);
+		missing = out ? fault_in_iov_iter_writeable(&iter, bytes) :
+				fault_in_iov_iter_readable(&iter, bytes);
+		if (missing == bytes || ++tries > DMU_COPY_TRIES_MAX)
+			return total ? total : -EFAULT;
+	}
+	return total;
+}
