@@ -1,0 +1,38 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Goal: devices that nobody uses cost nothing: a daemon with a hundred of them is
+# not woken once.
+# Method: the kernel counts how often the process has slept and woken; one sleep,
+# that of the wait below, is what there is to see.
+# usage: idle.sh [SECONDS]
+set -euo pipefail
+# shellcheck source=tools/lib/guest-daemon.sh
+source /vm/guest-daemon.sh
+
+readonly DEVICES=100
+seconds=${1:-10}
+
+# Turns of the daemon's thread: each wait for events ends with one.
+switches() {
+  sed -n 's/.*_ctxt_switches:\t*//p' "/proc/$DAEMON_PID/status" |
+    { read -r a; read -r b; echo $((a + b)); }
+}
+
+start_daemon
+for ((i = 0; i < DEVICES; i++)); do
+  dmuserctl map "d$i" --null 1048576 --quiet
+done
+echo "$DEVICES devices: $(($(status_number anonymous_bytes) / 1024)) KiB"
+# What the last command left to do, udev's looks at the devices included, is
+# over when nothing has happened for a second.
+before=$(switches)
+while sleep 1 && [ "$(switches)" -ne "$before" ]; do before=$(switches); done
+# That nothing happens can only be waited for.
+sleep "$seconds"
+after=$(switches)
+[ "$after" -eq "$before" ] ||
+  fail "woken $((after - before)) times in $seconds s"
+echo "not woken in $seconds s"
+for ((i = 0; i < DEVICES; i++)); do dmuserctl unmap "d$i"; done
+stop_daemon
