@@ -42,7 +42,8 @@ files() {
 licence_of() {
   case $1 in
     dm-user/uapi/*.h) echo 'GPL-2.0-only WITH Linux-syscall-note' ;;
-    dm-user/*.[ch] | dm-user/*.rst | dm-user/Kbuild | dm-user/Makefile)
+    dm-user/*.[ch] | dm-user/*.rst | dm-user/Kbuild | dm-user/Makefile | \
+      dm-user/dkms.conf)
       echo 'GPL-2.0-only'
       ;;
     *.md | .gitignore) ;;
