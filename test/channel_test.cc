@@ -62,7 +62,8 @@ class ScriptedBackend : public Backend {
   Loop* const loop_;
 };
 
-class ChannelTest : public ::testing::Test {
+// With the stream of version 1, and with batches.
+class ChannelTest : public ::testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
     loop_ = EpollLoop::Create();
@@ -93,6 +94,7 @@ class ChannelTest : public ::testing::Test {
     auto channel = std::make_unique<StreamChannel>(
         UniqueFd(fd),
         StreamChannel::Options{.slots = slots,
+                               .batch = GetParam(),
                                .reopen = FakeKernel::Reopen,
                                .reopen_context = &kernel_},
         loop_.get(), pool_.get());
@@ -148,14 +150,14 @@ class ChannelTest : public ::testing::Test {
   bool stopped_ = false;
 };
 
-TEST_F(ChannelTest, NullDeviceReadsZeros) {
+TEST_P(ChannelTest, NullDeviceReadsZeros) {
   Serve(std::make_unique<NullBackend>(kSizeBytes, loop_.get()));
   const auto reply = Answer(kernel_.Send(DM_USER_REQ_MAP_READ, 8, 4096));
   EXPECT_EQ(reply.type, DM_USER_RESP_SUCCESS);
   EXPECT_EQ(reply.data, std::vector<uint8_t>(4096, 0));
 }
 
-TEST_F(ChannelTest, EveryTypeGetsAnAnswer) {
+TEST_P(ChannelTest, EveryTypeGetsAnAnswer) {
   Serve(std::make_unique<NullBackend>(kSizeBytes, loop_.get()));
   const struct {
     uint64_t type, len, flags, answer;
@@ -180,7 +182,7 @@ TEST_F(ChannelTest, EveryTypeGetsAnAnswer) {
   }
 }
 
-TEST_F(ChannelTest, OutOfRangeFailsThatRequestOnly) {
+TEST_P(ChannelTest, OutOfRangeFailsThatRequestOnly) {
   Serve(std::make_unique<NullBackend>(kSizeBytes, loop_.get()));
   const uint64_t end = kSizeBytes / kSectorBytes;
   EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, end - 1, 1024)).type,
@@ -208,7 +210,7 @@ class TemporaryFile {
 
 // Random reads and writes of every sector-granular size up to four buffers,
 // through transfers of every size, several at a time, against a byte array.
-TEST_F(ChannelTest, RandomTrafficMatchesTheFile) {
+TEST_P(ChannelTest, RandomTrafficMatchesTheFile) {
   for (const size_t chunk :
        {size_t{1} << 16, size_t{4096}, size_t{41}, size_t{40}, size_t{7}}) {
     TemporaryFile file(kSizeBytes);
@@ -263,7 +265,7 @@ TEST_F(ChannelTest, RandomTrafficMatchesTheFile) {
 }
 
 // More requests than slots, more slots than buffers: all wait, none is lost.
-TEST_F(ChannelTest, WaitsForMemoryAndLosesNothing) {
+TEST_P(ChannelTest, WaitsForMemoryAndLosesNothing) {
   ScriptedBackend* backend = ServeScripted(/*buffers=*/2, /*slots=*/4);
   backend->hold = true;
   std::vector<uint64_t> seqs;
@@ -288,7 +290,7 @@ TEST_F(ChannelTest, WaitsForMemoryAndLosesNothing) {
 
 // A long read fails after its success header has left: the channel opens anew,
 // the kernel gives everything again, and that one request is refused.
-TEST_F(ChannelTest, LateReadErrorRefusesTheWholeRequest) {
+TEST_P(ChannelTest, LateReadErrorRefusesTheWholeRequest) {
   ScriptedBackend* backend = ServeScripted();
   backend->fail_offset = 3 * BufferPool::kBufferBytes + 100;
   const uint64_t bad =
@@ -299,7 +301,7 @@ TEST_F(ChannelTest, LateReadErrorRefusesTheWholeRequest) {
   EXPECT_EQ(kernel_.opens(), 2);
 }
 
-TEST_F(ChannelTest, WriteErrorInTheMiddleReadsThePayloadAway) {
+TEST_P(ChannelTest, WriteErrorInTheMiddleReadsThePayloadAway) {
   ScriptedBackend* backend = ServeScripted();
   const uint64_t bytes = 5 * BufferPool::kBufferBytes + 512;
   for (uint64_t segment = 0; segment < 6; ++segment) {
@@ -315,7 +317,7 @@ TEST_F(ChannelTest, WriteErrorInTheMiddleReadsThePayloadAway) {
 
 // The kernel may give a write again as soon as the file is closed, so Stop
 // must wait for what the back end still holds.
-TEST_F(ChannelTest, StopWaitsForTheBackEndBeforeItCloses) {
+TEST_P(ChannelTest, StopWaitsForTheBackEndBeforeItCloses) {
   ScriptedBackend* backend = ServeScripted();
   backend->hold = true;
   const uint64_t seq =
@@ -335,7 +337,7 @@ TEST_F(ChannelTest, StopWaitsForTheBackEndBeforeItCloses) {
   EXPECT_EQ(reply->type, DM_USER_RESP_SUCCESS);
 }
 
-TEST_F(ChannelTest, StopInTheMiddleOfAHeaderAndOfAPayload) {
+TEST_P(ChannelTest, StopInTheMiddleOfAHeaderAndOfAPayload) {
   for (const size_t cut : {size_t{17}, size_t{40 + 100}}) {
     stopped_ = false;
     ServeScripted();
@@ -357,7 +359,7 @@ TEST_F(ChannelTest, StopInTheMiddleOfAHeaderAndOfAPayload) {
   EXPECT_EQ(Answer(1).type, DM_USER_RESP_SUCCESS);
 }
 
-TEST_F(ChannelTest, KernelSideGone) {
+TEST_P(ChannelTest, KernelSideGone) {
   ScriptedBackend* backend = ServeScripted();
   backend->hold = true;
   kernel_.Send(DM_USER_REQ_MAP_READ, 0, 512);
@@ -368,7 +370,7 @@ TEST_F(ChannelTest, KernelSideGone) {
   backend->Answer(backend->held[0]);
 }
 
-TEST_F(ChannelTest, NonsenseClosesTheChannel) {
+TEST_P(ChannelTest, NonsenseClosesTheChannel) {
   const dm_user_message kBad[] = {
       {.type = DM_USER_REQ_MAP_READ, .len = 100},
       {.type = DM_USER_REQ_MAP_READ, .len = 0},
@@ -386,6 +388,11 @@ TEST_F(ChannelTest, NonsenseClosesTheChannel) {
     device_.reset();
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Modes, ChannelTest, testing::Bool(),
+                         [](const auto& info) {
+                           return info.param ? "Batch" : "Stream";
+                         });
 
 }  // namespace
 }  // namespace dmu

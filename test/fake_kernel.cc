@@ -96,6 +96,11 @@ void FakeKernel::Parse() {
     }
     const bool data = it->second.header.type == DM_USER_REQ_MAP_READ &&
                       header.type == DM_USER_RESP_SUCCESS;
+    // What a reply says of its length, if anything, is the request's.
+    if (header.len != 0 && (!data || header.len != it->second.header.len)) {
+      violation_ = "a reply of " + std::to_string(header.len) + " bytes";
+      return;
+    }
     const size_t bytes = sizeof(header) + (data ? it->second.header.len : 0);
     if (in_.size() < bytes) return;
     Reply reply;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/channel/stream.h"
@@ -17,32 +18,48 @@ namespace {
 
 // Without the promise the target falls back to its policy for such writes; a
 // dm-user that does not know the ioctl has no promise to take.
-int Open(const char* path) {
+// *batch: in, whether to ask for batches; out, whether the file has them.
+int Open(const char* path, bool* batch) {
   const int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
   if (fd < 0) return -1;
   dm_user_channel channel = {};
-  channel.flags = DM_USER_CHANNEL_FENCED;
-  ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel);
+  channel.flags = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_BATCH;
+  *batch = *batch && ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel) == 0;
+  if (!*batch) {
+    channel.flags = DM_USER_CHANNEL_FENCED;
+    ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel);
+  }
   return fd;
 }
 
 // A StreamChannel that knows the path it came from.
 class MiscNodeChannel : public Channel {
  public:
-  MiscNodeChannel(std::string path, UniqueFd fd, Loop* loop, BufferPool* pool)
+  MiscNodeChannel(std::string path, UniqueFd fd, bool batch, Loop* loop,
+                  BufferPool* pool)
       : path_(std::move(path)),
-        stream_(std::move(fd), {.reopen = Reopen, .reopen_context = this}, loop,
-                pool) {}
+        batch_(batch),
+        stream_(std::move(fd),
+                {.batch = batch, .reopen = Reopen, .reopen_context = this},
+                loop, pool) {}
 
   void Start(RequestSink* sink) override { stream_.Start(sink); }
   void Stop(Task* done) override { stream_.Stop(done); }
 
  private:
   static int Reopen(void* context) {
-    return Open(static_cast<MiscNodeChannel*>(context)->path_.c_str());
+    auto* self = static_cast<MiscNodeChannel*>(context);
+    bool batch = self->batch_;
+    const int fd = Open(self->path_.c_str(), &batch);
+    if (fd < 0 || batch == self->batch_) return fd;
+    // Another module is behind the name now, and it is less.
+    close(fd);
+    errno = ENODEV;
+    return -1;
   }
 
   const std::string path_;
+  const bool batch_;
   StreamChannel stream_;
 };
 
@@ -53,7 +70,8 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
                                                       Loop* loop,
                                                       BufferPool* pool) {
   const std::string path = absl::StrCat("/dev/dm-user/", name);
-  UniqueFd fd(Open(path.c_str()));
+  bool batch = true;
+  UniqueFd fd(Open(path.c_str(), &batch));
   if (!fd.valid() && (errno == ENOENT || errno == ENXIO || errno == ENODEV)) {
     return absl::UnavailableError(absl::StrCat(
         path,
@@ -83,8 +101,8 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
                      geometry.size_bytes / kSectorBytes,
                      "; create the device with that length"));
   }
-  return std::unique_ptr<Channel>(
-      std::make_unique<MiscNodeChannel>(path, std::move(fd), loop, pool));
+  return std::unique_ptr<Channel>(std::make_unique<MiscNodeChannel>(
+      path, std::move(fd), batch, loop, pool));
 }
 
 }  // namespace dmu

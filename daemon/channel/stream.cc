@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "daemon/base/check.h"
 #include "daemon/base/log.h"
@@ -31,7 +32,9 @@ StreamChannel::StreamChannel(UniqueFd fd, Options options, Loop* loop,
       pool_(pool),
       slots_(new Slot[options.slots]),
       buffer_wait_(OnBuffer, this),
-      retry_task_(OnRetry, this) {
+      retry_task_(OnRetry, this),
+      ahead_task_(OnAhead, this),
+      flush_task_(OnFlush, this) {
   for (uint32_t i = 0; i < options.slots; ++i) {
     Slot& slot = slots_[i];
     slot.channel = this;
@@ -61,6 +64,7 @@ void StreamChannel::Start(RequestSink* sink) {
 
 void StreamChannel::Stop(Task* done) {
   DMU_CHECK(stopped_ == nullptr);
+  if (phase_ == Phase::kServing) Flush();
   stopped_ = done;
   phase_ = Phase::kStopping;
   StopWatching();
@@ -93,6 +97,18 @@ void StreamChannel::OnRetry(void* context) {
   self->UpdateEvents();
 }
 
+void StreamChannel::OnFlush(void* context) {
+  auto* self = static_cast<StreamChannel*>(context);
+  if (self->phase_ == Phase::kServing) self->Flush();
+}
+
+void StreamChannel::OnAhead(void* context) {
+  auto* self = static_cast<StreamChannel*>(context);
+  if (self->phase_ != Phase::kServing) return;
+  self->Readable();
+  self->UpdateEvents();
+}
+
 void StreamChannel::OnContinue(void* context) {
   auto* slot = static_cast<Slot*>(context);
   if (slot->channel->phase_ != Phase::kServing) return;
@@ -101,6 +117,17 @@ void StreamChannel::OnContinue(void* context) {
 }
 
 void StreamChannel::Readable() {
+  corked_ = options_.batch;
+  TakeInput();
+  if (!std::exchange(corked_, false) || phase_ != Phase::kServing) return;
+  if (with_backend_ == 0) {
+    Flush();
+  } else if (output_head_ != nullptr) {
+    loop_->Post(&flush_task_);
+  }
+}
+
+void StreamChannel::TakeInput() {
   for (int i = 0; i < kStepsPerEvent && phase_ == Phase::kServing; ++i) {
     Step step = Step::kWait;
     switch (input_) {
@@ -123,7 +150,23 @@ void StreamChannel::Readable() {
 
 ssize_t StreamChannel::ReadSome(uint8_t* to, size_t bytes) {
   for (;;) {
-    const ssize_t got = read(fd_.get(), to, bytes);
+    if (ahead_begin_ < ahead_end_) {
+      const size_t count = std::min(bytes, ahead_end_ - ahead_begin_);
+      memcpy(to, ahead_ + ahead_begin_, count);
+      ahead_begin_ += count;
+      return static_cast<ssize_t>(count);
+    }
+    const bool ahead = options_.batch && input_ == Input::kHeader;
+    // The poll tells when there is more; asking would cost a call.
+    if (ahead && std::exchange(drained_, false)) return 0;
+    const ssize_t got = ahead ? read(fd_.get(), ahead_, kAheadBytes)
+                              : read(fd_.get(), to, bytes);
+    if (got > 0 && ahead) {
+      ahead_begin_ = 0;
+      ahead_end_ = static_cast<size_t>(got);
+      drained_ = ahead_end_ < kAheadBytes;
+      continue;
+    }
     if (got > 0) return got;
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && IsTransient(errno)) return 0;
@@ -359,67 +402,117 @@ void StreamChannel::QueueReply(Slot* slot) {
     output_bytes_ = 0;
   }
   output_tail_ = slot;
+  // More answers are about to come, or a slow one keeps these for a turn only.
+  if (corked_) return;
+  if (options_.batch && with_backend_ > 0 && phase_ == Phase::kServing) {
+    loop_->Post(&flush_task_);
+    return;
+  }
   Flush();
 }
 
 void StreamChannel::Flush() {
+  loop_->Cancel(&flush_task_);
   while (output_head_ != nullptr && output_ready_ && fd_.valid()) {
-    if (!WriteOut(output_head_)) break;
+    if (!WriteOut()) break;
   }
   UpdateEvents();
 }
 
-bool StreamChannel::WriteOut(Slot* slot) {
-  dm_user_message reply = wire::EncodeReply(slot->seq, slot->result);
-  const size_t header_bytes = slot->header_sent ? 0 : wire::kHeaderBytes;
-  const bool data =
-      slot->request.op == Request::Op::kRead && slot->result == IoStatus::kOk;
-  const size_t payload_bytes = data ? slot->segment_bytes : 0;
+size_t StreamChannel::HeaderBytes(const Slot& slot) const {
+  return slot.header_sent ? 0 : wire::kHeaderBytes;
+}
 
-  iovec parts[2];
+size_t StreamChannel::PayloadBytes(const Slot& slot) const {
+  const bool data =
+      slot.request.op == Request::Op::kRead && slot.result == IoStatus::kOk;
+  return data ? slot.segment_bytes : 0;
+}
+
+bool StreamChannel::IsLast(const Slot& slot) const {
+  return PayloadBytes(slot) == 0 ||
+         slot.done_bytes + slot.segment_bytes == slot.total_bytes;
+}
+
+bool StreamChannel::IsWhole(const Slot& slot) const {
+  return !slot.header_sent && IsLast(slot);
+}
+
+bool StreamChannel::WriteOut() {
+  // The head's part and, in batch mode, whole answers behind it.
+  constexpr int kPartsMax = 32;
+  dm_user_message replies[kPartsMax / 2];
+  iovec parts[kPartsMax];
   int count = 0;
-  if (output_bytes_ < header_bytes) {
-    parts[count++] = {reinterpret_cast<uint8_t*>(&reply) + output_bytes_,
-                      header_bytes - output_bytes_};
-  }
-  const size_t payload_done =
-      output_bytes_ > header_bytes ? output_bytes_ - header_bytes : 0;
-  if (payload_done < payload_bytes) {
-    parts[count++] = {slot->buffer + payload_done,
-                      payload_bytes - payload_done};
+  int reply = 0;
+  size_t skip = output_bytes_;
+  for (const Slot* slot = output_head_;
+       slot != nullptr && count + 2 <= kPartsMax; slot = slot->next) {
+    if (slot != output_head_ && !IsWhole(*slot)) break;
+    const size_t header_bytes = HeaderBytes(*slot);
+    const size_t payload_bytes = PayloadBytes(*slot);
+    replies[reply] = wire::EncodeReply(slot->seq, slot->result);
+    // Of the whole answer, whatever part of it this is.
+    if (options_.batch && payload_bytes > 0) {
+      replies[reply].len = slot->total_bytes;
+    }
+    if (skip < header_bytes) {
+      parts[count++] = {reinterpret_cast<uint8_t*>(&replies[reply]) + skip,
+                        header_bytes - skip};
+    }
+    const size_t payload_done = skip > header_bytes ? skip - header_bytes : 0;
+    if (payload_done < payload_bytes) {
+      parts[count++] = {slot->buffer + payload_done,
+                        payload_bytes - payload_done};
+    }
+    ++reply;
+    skip = 0;
+    if (!options_.batch || !IsLast(*slot)) break;
   }
   const ssize_t put = writev(fd_.get(), parts, count);
-  if (put < 0) {
-    if (errno == EINTR) return true;
-    if (IsTransient(errno)) return false;
-    if (errno == ENOTBLK || errno == ENODEV || errno == EPIPE ||
-        errno == ECONNRESET) {
-      Close(RequestSink::CloseReason::kRemoved);
-      return false;
-    }
-    if (output_bytes_ > 0 || slot->header_sent) {
-      // In the middle of a reply the kernel and we no longer agree on where
-      // the next header begins.
-      BeginReopen();
-      return false;
-    }
-    // The kernel no longer waits for this one: its deadline passed or it was
-    // taken back for another table.
-    FinishOutput(slot);
-    return true;
+  if (put < 0) return WriteFailed();
+  size_t bytes = static_cast<size_t>(put);
+  while (bytes > 0) Advance(&bytes);
+  return true;
+}
+
+bool StreamChannel::WriteFailed() {
+  if (errno == EINTR) return true;
+  if (IsTransient(errno)) return false;
+  if (errno == ENOTBLK || errno == ENODEV || errno == EPIPE ||
+      errno == ECONNRESET) {
+    Close(RequestSink::CloseReason::kRemoved);
+    return false;
   }
-  output_bytes_ += static_cast<size_t>(put);
-  if (output_bytes_ < header_bytes + payload_bytes) return true;
+  if (output_bytes_ > 0 || output_head_->header_sent) {
+    // In the middle of a reply the kernel and we no longer agree on where
+    // the next header begins.
+    BeginReopen();
+    return false;
+  }
+  // The kernel no longer waits for this one: its deadline passed or it was
+  // taken back for another table.
+  FinishOutput(output_head_);
+  return true;
+}
+
+void StreamChannel::Advance(size_t* bytes) {
+  Slot* slot = output_head_;
+  const size_t payload_bytes = PayloadBytes(*slot);
+  const size_t part_bytes = HeaderBytes(*slot) + payload_bytes;
+  const size_t count = std::min(*bytes, part_bytes - output_bytes_);
+  output_bytes_ += count;
+  *bytes -= count;
+  if (output_bytes_ < part_bytes) return;
 
   slot->header_sent = true;
   slot->done_bytes += payload_bytes;
-  if (data && slot->done_bytes < slot->total_bytes) {
+  if (payload_bytes > 0 && slot->done_bytes < slot->total_bytes) {
     output_ready_ = false;
     if (phase_ == Phase::kServing) loop_->Post(&slot->continue_task);
-    return true;
+    return;
   }
   FinishOutput(slot);
-  return true;
 }
 
 void StreamChannel::FinishOutput(Slot* slot) {
@@ -446,7 +539,10 @@ void StreamChannel::FreeSlot(Slot* slot) {
 void StreamChannel::UpdateEvents() {
   if (phase_ != Phase::kServing) return;
   uint32_t events = 0;
-  if (input_ != Input::kHeld && input_ != Input::kNoMemory) events |= EPOLLIN;
+  const bool reads = input_ != Input::kHeld && input_ != Input::kNoMemory;
+  if (reads) events |= EPOLLIN;
+  // What was read ahead is not seen by the poll.
+  if (reads && ahead_begin_ < ahead_end_) loop_->Post(&ahead_task_);
   if (output_head_ != nullptr && output_ready_) events |= EPOLLOUT;
   int error = 0;
   if (!watching_) {
@@ -523,6 +619,10 @@ void StreamChannel::ResetStreams() {
   output_ready_ = false;
   output_bytes_ = 0;
   loop_->Cancel(&retry_task_);
+  loop_->Cancel(&flush_task_);
+  loop_->Cancel(&ahead_task_);
+  ahead_begin_ = ahead_end_ = 0;
+  drained_ = false;
   AbandonInput();
 }
 

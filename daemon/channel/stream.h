@@ -17,6 +17,11 @@
 //
 // Output is a byte stream: the slot at the head of the output queue keeps it
 // until its last segment has left.
+//
+// On a file in batch mode (Options::batch) headers are read ahead, many in a
+// call, and answers that are whole leave together: when what was read has been
+// handed on and the back end has nothing more of this channel, or else in the
+// next turn.
 #ifndef DAEMON_CHANNEL_STREAM_H_
 #define DAEMON_CHANNEL_STREAM_H_
 
@@ -36,6 +41,8 @@ class StreamChannel : public Channel {
   struct Options {
     // Requests with the back end at a time.
     uint32_t slots = 16;
+    // The file is in DM_USER_CHANNEL_BATCH mode, or as good as that.
+    bool batch = false;
     // Opens the same channel anew, for the case described above. Returns a
     // non-blocking file or -1 with errno set.
     int (*reopen)(void* context) = nullptr;
@@ -85,8 +92,11 @@ class StreamChannel : public Channel {
   static void OnBuffer(void* context);
   static void OnRetry(void* context);
   static void OnContinue(void* context);
+  static void OnFlush(void* context);
+  static void OnAhead(void* context);
 
   void Readable();
+  void TakeInput();
   Step ReadHeader();
   Step TakeHeader();
   void BeginRequest(Slot* slot, const dm_user_message& header);
@@ -101,8 +111,16 @@ class StreamChannel : public Channel {
   void WriteSegmentDone(Slot* slot);
   void QueueReply(Slot* slot);
   void Flush();
-  // True when the slot's current part has left; false: wait or closed.
-  bool WriteOut(Slot* slot);
+  // As much of the queue as leaves at once; false: wait or closed.
+  bool WriteOut();
+  size_t HeaderBytes(const Slot& slot) const;
+  size_t PayloadBytes(const Slot& slot) const;
+  // The answer begins and ends with the part that is ready; it ends with it.
+  bool IsWhole(const Slot& slot) const;
+  bool IsLast(const Slot& slot) const;
+  // Accounts for `bytes` of the head's part that have left.
+  void Advance(size_t* bytes);
+  bool WriteFailed();
   void FinishOutput(Slot* slot);
   void FreeSlot(Slot* slot);
   void UpdateEvents();
@@ -127,6 +145,15 @@ class StreamChannel : public Channel {
   Task retry_task_;   // takes the waiting header up in a turn of its own: slot
                       // and buffer come free deep inside other replies
 
+  // Read ahead and not looked at yet: [ahead_begin_, ahead_end_).
+  static constexpr size_t kAheadBytes = 32 * wire::kHeaderBytes;
+  uint8_t ahead_[kAheadBytes];
+  size_t ahead_begin_ = 0;
+  size_t ahead_end_ = 0;
+  bool drained_ = false;  // the last read ahead took all there was
+  bool corked_ = false;   // more is being handed on: answers wait for it
+  Task ahead_task_;       // goes on with it; no poll tells of it
+
   Input input_ = Input::kHeader;
   uint8_t header_[wire::kHeaderBytes];
   size_t input_bytes_ = 0;  // of the header or segment collected so far
@@ -135,6 +162,7 @@ class StreamChannel : public Channel {
 
   Slot* output_head_ = nullptr;
   Slot* output_tail_ = nullptr;
+  Task flush_task_;            // batch mode: what is whole leaves
   size_t output_bytes_ = 0;    // of the head's current part already written
   bool output_ready_ = false;  // head has a part to write
 
