@@ -32,11 +32,26 @@ load() {
 
 load 1 1
 [ "$thousandth" -le 2100 ] || fail "one request takes a read and a write"
-# The daemon wakes for the first of them and finds a few: how many is the
-# scheduler's choice. One message a call would be two calls and more.
+# How many the daemon finds when it wakes is the scheduler's choice.
 load 32 1
-[ "$thousandth" -lt 1000 ] || fail "$thousandth/1000 at depth 32"
 load 32 16
-[ "$thousandth" -lt 800 ] || fail "$thousandth/1000 at depth 32"
+
+# Where they are there together, they are moved together: the daemon stands
+# still until all are queued.
+readonly QUEUED=32
+kill -STOP "$DAEMON_PID"
+fio --name=queue --filename=/dev/mapper/n --direct=1 --ioengine=libaio \
+  --iodepth="$QUEUED" --rw=randread --bs=4k --number_ios="$QUEUED" \
+  --eta=never --output=/run/fio.out &
+fio_pid=$!
+until dmsetup status n | grep -q " live [0-9]* [0-9]* $QUEUED "; do
+  kill -0 "$fio_pid" || fail "fio: $(cat /run/fio.out)"
+done
+before=$(calls)
+kill -CONT "$DAEMON_PID"
+wait "$fio_pid" || fail "fio: $(cat /run/fio.out)"
+taken=$(($(calls) - before))
+echo "$QUEUED requests at once: $taken reads and writes"
+[ "$taken" -lt $((QUEUED / 4)) ] || fail "$taken calls for $QUEUED requests"
 dmuserctl unmap n
 stop_daemon
