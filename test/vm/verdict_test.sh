@@ -48,6 +48,9 @@ watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [fio:97]
 rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:
 refcount_t: underflow; use-after-free.
 kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)
+kmemleak: Memory pool empty, consider increasing its size
+kmemleak: Kernel memory leak detector disabled
+turning off the locking correctness validator.
 ODEBUG: free active (active state 0) object type: timer_list
 list_del corruption. prev->next should be ffff, but was dead
 LINES

@@ -32,7 +32,7 @@ def vm_test(
     Args:
       name: the test's name.
       script: bash script that runs as root in the guest, in the folder /vm.
-      kernel: "6.1" or "6.12".
+      kernel: "6.1", "6.12" or "debug".
       args: arguments of the script, without blanks.
       bins: programs to put into the guest's PATH.
       data: files to put into /vm, under their base names.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# Where things of a cached kernel are. A kernel is named by its series, 6.1 or
-# 6.12; tools/kernels puts it there. Sourced after common.sh.
+# Where things of a cached kernel are. A kernel is named by its series, 6.1, 6.12
+# or debug; tools/kernels puts it there. Sourced after common.sh.
 
 # kernel_dir SERIES: the kernel's folder, links resolved.
 kernel_dir() {
