@@ -5,7 +5,7 @@
  * The sources are written for the newest kernel; this header gives older ones
  * what they lack. A test for the thing itself is preferred to one for the
  * version, because the stable series backport. Each block says since when, and
- * who uses it. Tried on 6.1 and 6.12.
+ * who uses it. Tried on 6.1, 6.12 and 7.2.
  */
 #ifndef DM_USER_COMPAT_H
 #define DM_USER_COMPAT_H

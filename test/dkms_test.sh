@@ -29,10 +29,11 @@ run() {
     --installtree "$installed" >"$TEST_TMPDIR/dkms.log" 2>&1
 }
 
-tools/kernels 6.1 6.12
+tools/kernels 6.1 6.12 sid
 run add "dm-user/$version" || fail "add: $(cat "$TEST_TMPDIR/dkms.log")"
-for series in 6.1 6.12; do
+for series in 6.1 6.12 sid; do
   release=$(kernel_release "$series")
+  PATH=$(kernel_toolchain "$series"):$PATH
   run build "dm-user/$version" -k "$release" \
     --kernelsourcedir "$(kernel_headers "$series")" ||
     fail "build for $release: $(cat "$TEST_TMPDIR/dkms.log" \

@@ -18,7 +18,7 @@ def vm_test(
         data = [],
         disks = [],
         disks_mib = [],
-        mem = 512,
+        mem = 0,
         smp = 1,
         module = "load",
         with_fio = False,
@@ -32,20 +32,22 @@ def vm_test(
     Args:
       name: the test's name.
       script: bash script that runs as root in the guest, in the folder /vm.
-      kernel: "6.1", "6.12" or "debug".
+      kernel: "6.1", "6.12", "sid" or "debug".
       args: arguments of the script, without blanks.
       bins: programs to put into the guest's PATH.
       data: files to put into /vm, under their base names.
       disks: images whose copies are /dev/vda and so on, writable.
       disks_mib: sizes of empty disks that follow those of `disks`.
-      mem: memory in MiB.
+      mem: memory in MiB; 0 is what tools/vm gives that kernel.
       smp: number of virtual CPUs.
       module: "load" dm-user.ko, have it "present" in /vm, or "none".
       with_fio: whether the script needs fio.
       timeout: Bazel's limit; the machine's own is a little shorter.
       tags: more tags than those every such test has.
     """
-    flags = ["--kernel", kernel, "--mem", str(mem), "--smp", str(smp)]
+    flags = ["--kernel", kernel, "--smp", str(smp)]
+    if mem:
+        flags += ["--mem", str(mem)]
     flags += ["--timeout", str(_LIMITS[timeout])]
     for label in bins:
         flags += ["--bin", "$(rootpath %s)" % label]

@@ -17,9 +17,10 @@ apt_mirror() {
   printf '%s\n' "${found:-$fallback}"
 }
 
-# private_apt_init FOLDER: makes the state; sets APT_CONFIG for apt's tools.
+# private_apt_init FOLDER [sid]: makes the state, for Debian 12 with its
+# backports or for sid; sets APT_CONFIG for apt's tools.
 private_apt_init() {
-  local folder=$1 main security signed
+  local folder=$1 suite=${2:-bookworm} main security signed
   [[ -r $APT_KEYRING ]] ||
     die "$EX_UNAVAILABLE" "$APT_KEYRING is missing:" \
       "sudo apt-get install debian-archive-keyring"
@@ -28,11 +29,15 @@ private_apt_init() {
     http://deb.debian.org/debian-security)}
   mkdir -p "$folder"/{lists/partial,cache/archives/partial,empty}
   signed="deb [arch=amd64 signed-by=$APT_KEYRING]"
-  cat >"$folder/sources.list" <<LIST
+  if [[ $suite == sid ]]; then
+    printf '%s %s sid main\n' "$signed" "$main" >"$folder/sources.list"
+  else
+    cat >"$folder/sources.list" <<LIST
 $signed $main bookworm main
 $signed $main bookworm-backports main
 $signed $security bookworm-security main
 LIST
+  fi
   {
     apt-config dump | grep '^Acquire::' || true
     cat <<CONF

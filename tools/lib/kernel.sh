@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# Where things of a cached kernel are. A kernel is named by its series, 6.1, 6.12
-# or debug; tools/kernels puts it there. Sourced after common.sh.
+# Where things of a cached kernel are. A kernel is named by its series, 6.1,
+# 6.12, sid or debug; tools/kernels puts it there. Sourced after common.sh.
 
 # kernel_dir SERIES: the kernel's folder, links resolved.
 kernel_dir() {
@@ -26,6 +26,10 @@ kernel_headers() {
   folder=$(kernel_dir "$1")
   printf '%s\n' "$folder/usr/src/linux-headers-${folder##*/}"
 }
+
+# kernel_toolchain SERIES: where the compiler is that came with the kernel; what
+# is not there is the host's.
+kernel_toolchain() { printf '%s/usr/bin\n' "$(kernel_dir "$1")"; }
 
 # The folder that holds kernel/, modules.builtin and so on.
 kernel_modules() {
