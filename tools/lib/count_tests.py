@@ -6,13 +6,15 @@ usage: count_tests.py LOG TESTLOGS STATUS
 
 LOG is Bazel's output, TESTLOGS its folder of reports, STATUS its exit status.
 A GoogleTest target counts by its cases, any other target as one; a target that
-did not build, timed out or died counts as one that failed. Prints a line per
-target and, last, "N passed, N failed". Exit status: 0 only if all passed.
+did not build, timed out or died counts as one that failed. Prints the end of
+each failed target's log, a line per target and, last, "N passed, N failed". Exit status: 0 only if all passed.
 """
 import os
 import re
 import sys
 import xml.etree.ElementTree
+
+LOG_LINES = 40
 
 SUMMARY = re.compile(
     r"^(//\S+)\s+(?:\(cached\) )?(PASSED|FAILED TO BUILD|FAILED|TIMEOUT|"
@@ -47,6 +49,19 @@ def cases(testlogs, target):
     return (passed, failed) if passed + failed else None
 
 
+def print_log(testlogs, target):
+    """The end of a target's log, where what went wrong mostly stands."""
+    path = os.path.join(testlogs, target[2:].replace(":", "/"), "test.log")
+    try:
+        with open(path, errors="replace") as log:
+            tail = log.readlines()[-LOG_LINES:]
+    except OSError:
+        return
+    print(f"{target} ended with:")
+    for line in tail:
+        print("  | " + line.rstrip())
+
+
 def main():
     log, testlogs, status = sys.argv[1], sys.argv[2], int(sys.argv[3])
     results = {}
@@ -55,6 +70,9 @@ def main():
             match = SUMMARY.match(line)
             if match:
                 results[match.group(1)] = (match.group(2), match.group(3))
+    for target, (verdict, _) in sorted(results.items()):
+        if verdict in ("FAILED", "TIMEOUT", "FLAKY"):
+            print_log(testlogs, target)
     passed = failed = 0
     for target, (verdict, rest) in sorted(results.items()):
         counted = cases(testlogs, target) if verdict in ("PASSED",
