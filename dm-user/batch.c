@@ -240,7 +240,7 @@ long dmu_ioctl_copy(struct dmu_channel *chan, void __user *arg)
 		out = dmu_request_payload_out(req);
 		payload = out ? dmu_request_payload_out(req) :
 				dmu_request_payload_in(req);
-		if (copy.offset > payload || copy.bytes > payload - copy.offset) {
+		if (copy.offset >= payload || copy.bytes > payload - copy.offset) {
 			dmu_copy_end(chan->ctl, req);
 			return -EINVAL;
 		}
@@ -248,8 +248,7 @@ long dmu_ioctl_copy(struct dmu_channel *chan, void __user *arg)
 			iov_iter_ubuf(&iter, out ? READ : WRITE,
 				      u64_to_user_ptr(copy.buffer), copy.bytes);
 			xfer.left = copy.bytes;
-			xfer.iter = dmu_request_bio(req)->bi_iter;
-			bio_advance_iter(dmu_request_bio(req), &xfer.iter, copy.offset);
+			dmu_transfer_at(&xfer, req, copy.offset);
 		}
 		bytes = dmu_copy_some(req, &xfer, &iter, out);
 		dmu_copy_end(chan->ctl, req);

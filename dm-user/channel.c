@@ -13,6 +13,9 @@
 
 #include "dm-user.h"
 
+/* No bio is longer on most devices, and it bounds the work of one message. */
+#define DMU_COALESCE_BYTES_MAX	(4U << 20)
+
 static int dmu_open(struct inode *inode, struct file *file)
 {
 	struct dmu_control *ctl = container_of(file->private_data,
@@ -125,7 +128,8 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 	struct dm_user_info info = {
 		.abi_version = 1,
 		.features = DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL |
-			    DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY,
+			    DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
+			    DM_USER_FEATURE_COALESCE,
 	};
 
 	spin_lock(&ctl->lock);
@@ -143,13 +147,15 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 {
 	const u64 modes = DM_USER_CHANNEL_BATCH | DM_USER_CHANNEL_USER_COPY;
-	const u64 known = DM_USER_CHANNEL_FENCED | modes;
+	const u64 known = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_COALESCE | modes;
 	struct dm_user_channel set;
 	int ret = 0;
 
 	if (copy_from_user(&set, arg, sizeof(set)))
 		return -EFAULT;
 	if ((set.flags & ~known) ||
+	    !(set.flags & DM_USER_CHANNEL_COALESCE) != !set.coalesce_bytes ||
+	    set.coalesce_bytes > DMU_COALESCE_BYTES_MAX ||
 	    memchr_inv(set.reserved, 0, sizeof(set.reserved)))
 		return -EINVAL;
 	if (READ_ONCE(chan->ctl->state) == DM_USER_STATE_REMOVED)
@@ -157,14 +163,15 @@ static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 
 	dmu_channel_serve(chan);
 	spin_lock(&chan->ctl->lock);
-	if (chan->batch == !!(set.flags & DM_USER_CHANNEL_BATCH) &&
-	    chan->user_copy == !!(set.flags & DM_USER_CHANNEL_USER_COPY)) {
-		chan->fenced = set.flags & DM_USER_CHANNEL_FENCED;
-	} else if (READ_ONCE(chan->used)) {
+	if (chan->batch != !!(set.flags & DM_USER_CHANNEL_BATCH) ||
+	    chan->user_copy != !!(set.flags & DM_USER_CHANNEL_USER_COPY)) {
 		/* Half a message may be in transfer. */
-		ret = -EBUSY;
-	} else {
+		if (READ_ONCE(chan->used))
+			ret = -EBUSY;
+	}
+	if (!ret) {
 		chan->fenced = set.flags & DM_USER_CHANNEL_FENCED;
+		chan->coalesce_bytes = set.coalesce_bytes;
 		WRITE_ONCE(chan->batch, set.flags & DM_USER_CHANNEL_BATCH);
 		WRITE_ONCE(chan->user_copy, set.flags & DM_USER_CHANNEL_USER_COPY);
 	}

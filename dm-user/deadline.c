@@ -168,7 +168,7 @@ void __dmu_deadline_arm(struct dmu_control *ctl, bool sooner)
 static void dmu_expire(struct dmu_control *ctl, struct dmu_request *req,
 		       struct list_head *done)
 {
-	ctl->stats.expired++;
+	ctl->stats.expired += req->nr;
 	/* Android's status for the one; a hung server is told apart. */
 	__dmu_finish(ctl, req, ctl->state == DM_USER_STATE_LIVE &&
 		     req->state != DMU_HELD ? BLK_STS_TIMEOUT : BLK_STS_IOERR,

@@ -58,6 +58,13 @@
  * back to QUEUED from anywhere without a trace, and the next channel gets all
  * of it again, with the same sequence number.
  *
+ * A channel that asked for it gets adjacent reads, or writes, that stand one
+ * behind the other in the queue as one message. The first of them, the leader,
+ * then goes through the states for all; the others are its riders and on no
+ * list but @riders, from the moment the message is begun to their end. A group
+ * never comes apart, and one that has been delivered does not grow: what a
+ * sequence number means does not change.
+ *
  * A copy between the bio's pages and the daemon's memory runs without any
  * spinlock, and with page faults disabled, so that it ends in bounded time
  * whatever the daemon's memory is made of; pages are faulted in between two
@@ -109,6 +116,9 @@ enum dmu_feature {
 	DMU_OPT_SECURE_ERASE,
 	DMU_OPT_MAX_IO,
 	DMU_OPT_LOGICAL_BLOCK,
+	DMU_OPT_PHYSICAL_BLOCK,
+	DMU_OPT_DISCARD_GRANULARITY,
+	DMU_OPT_MAX_DISCARD,
 	DMU_NR_OPTS,
 };
 
@@ -126,7 +136,10 @@ enum dmu_unfenced {
  * @ms: deadlines in milliseconds, DMU_FOREVER for none; see dmu_deadline_ms()
  * @unfenced: policy for delivered writes of unfenced channels
  * @max_io_sectors: bound of a request that carries data, 0 for none
- * @logical_block_bytes: logical and physical block size, 512 if not given
+ * @logical_block_bytes: logical block size, 512 if not given
+ * @physical_block_bytes: physical block size, 0 if not given
+ * @discard_granularity_bytes: smallest discard worth sending, 0 if not given
+ * @max_discard_sectors: bound of a request that carries none, 0 if not given
  */
 struct dmu_options {
 	unsigned long given;
@@ -134,15 +147,19 @@ struct dmu_options {
 	enum dmu_unfenced unfenced;
 	u32 max_io_sectors;
 	u32 logical_block_bytes;
+	u32 physical_block_bytes;
+	u32 discard_granularity_bytes;
+	u32 max_discard_sectors;
 };
 
 /**
- * struct dmu_stats - counters since the control node was created
+ * struct dmu_stats - counters since the control node was created, of bios
  * @served: requests a server has answered, with whatever result
  * @errors: requests that ended with an error, whoever decided it
  * @given_back: requests returned to the queue by a closing channel
  * @expired: requests failed by a deadline
  * @pushed_back: requests taken back from queue or server by a noflush suspend
+ * @coalesced: requests that were delivered in the message of another
  */
 struct dmu_stats {
 	u64 served;
@@ -150,6 +167,7 @@ struct dmu_stats {
 	u64 given_back;
 	u64 expired;
 	u64 pushed_back;
+	u64 coalesced;
 };
 
 /*
@@ -178,9 +196,9 @@ struct dmu_stats {
  * @queue: QUEUED requests, in order of sequence numbers
  * @held: HELD requests, longest first
  * @delivered: DELIVERED and WRITING requests by sequence number
- * @nr_queued: length of @queue
- * @nr_held: length of @held
- * @nr_delivered: requests in READING, DELIVERED and WRITING
+ * @nr_queued: bios in @queue
+ * @nr_held: bios in @held
+ * @nr_delivered: bios in READING, DELIVERED and WRITING
  * @channels: open files, struct dmu_channel
  * @nr_channels: length of @channels
  * @nr_servers: channels among them that serve, see dmu_channel_serve()
@@ -261,6 +279,10 @@ enum dmu_state {
  * @state: where it is; see DOC: Life of a request
  * @status: result, once DONE
  * @touched: the server knows enough to have changed its storage
+ * @sealed: has been delivered; no riders are added
+ * @riders: requests that are answered with this one, in order of sectors
+ * @nr: bios, this one and its riders
+ * @bytes: length of all of them
  *
  * All fields are protected by &dmu_control.lock.
  */
@@ -275,6 +297,10 @@ struct dmu_request {
 	enum dmu_state state;
 	blk_status_t status;
 	bool touched;
+	bool sealed;
+	struct list_head riders;
+	unsigned int nr;
+	u32 bytes;
 };
 
 /**
@@ -286,6 +312,7 @@ struct dmu_request {
  * @header_done: bytes of @header that have passed
  * @left: bytes of the payload that have not
  * @skip: writing, in batch mode: bytes of a refused reply still to come
+ * @part: the leader or rider whose bio @iter is in; valid while @req is kept
  * @iter: where in the bio they go or come from
  * @header: a struct dm_user_message
  *
@@ -297,6 +324,7 @@ struct dmu_transfer {
 	unsigned int header_done;
 	unsigned int left;
 	unsigned int skip;
+	struct dmu_request *part;
 	struct bvec_iter iter;
 	u8 header[sizeof(struct dm_user_message)] __aligned(8);
 };
@@ -311,6 +339,8 @@ struct dmu_transfer {
  * @used: something was read or written; the modes below stay as they are
  * @batch: DM_USER_CHANNEL_BATCH
  * @user_copy: DM_USER_CHANNEL_USER_COPY
+ * @coalesce_bytes: longest message made of several requests; 0: none is.
+ *	&dmu_control.lock
  * @rd_canceled: the batch given last ended in a message that was taken away;
  *	@read_mutex
  * @nr_waiting: readers asleep in this channel; &dmu_control.lock
@@ -328,6 +358,7 @@ struct dmu_channel {
 	bool used;
 	bool batch;
 	bool user_copy;
+	u32 coalesce_bytes;
 	bool rd_canceled;
 	unsigned int nr_waiting;
 	/* One reader of the stream at a time. */
@@ -386,6 +417,10 @@ void dmu_complete_all(struct list_head *done);
 struct dmu_request *dmu_copy_begin(struct dmu_control *ctl,
 				   struct dmu_transfer *xfer);
 void dmu_copy_end(struct dmu_control *ctl, struct dmu_request *req);
+void dmu_transfer_at(struct dmu_transfer *xfer, struct dmu_request *req,
+		     u32 offset_bytes);
+void dmu_transfer_advance(struct dmu_transfer *xfer, struct dmu_request *req,
+			  u32 bytes);
 unsigned int __dmu_give_back(struct dmu_channel *chan, struct list_head *done);
 unsigned int __dmu_requeue_held(struct dmu_control *ctl);
 bool dmu_request_modifies(struct dmu_request *req);
@@ -447,14 +482,14 @@ static inline struct bio *dmu_request_bio(struct dmu_request *req)
 }
 
 /**
- * dmu_request_bytes() - Length of what a request is about
+ * dmu_request_bytes() - Length of what a request is about, riders included
  * @req: a request that is not completed
  *
  * Return: bytes; not all operations carry them as payload.
  */
 static inline u32 dmu_request_bytes(struct dmu_request *req)
 {
-	return dmu_request_bio(req)->bi_iter.bi_size;
+	return req->bytes;
 }
 
 /**

@@ -12,6 +12,10 @@
 
 #define DMU_LOGICAL_BLOCK_MIN	SECTOR_SIZE
 #define DMU_LOGICAL_BLOCK_MAX	4096U
+/* As large as devices have them. */
+#define DMU_PHYSICAL_BLOCK_MAX	BIT(20)
+#define DMU_GRANULARITY_MAX	BIT(30)
+#define DMU_SECTORS_MAX		BIT(22)
 
 /* With the "dm-user/" of the node it stays below what a path component may be. */
 #define DMU_NAME_MAX	127
@@ -31,6 +35,9 @@ static const struct {
 	[DMU_OPT_SECURE_ERASE] = { "secure_erase", false },
 	[DMU_OPT_MAX_IO] = { "max_io", true },
 	[DMU_OPT_LOGICAL_BLOCK] = { "logical_block", true },
+	[DMU_OPT_PHYSICAL_BLOCK] = { "physical_block", true },
+	[DMU_OPT_DISCARD_GRANULARITY] = { "discard_granularity", true },
+	[DMU_OPT_MAX_DISCARD] = { "max_discard", true },
 };
 
 static const char *const dmu_unfenced_names[DMU_NR_UNFENCED] = {
@@ -88,6 +95,28 @@ static int dmu_parse_ms(const char *value, u32 *ms)
 	return 0;
 }
 
+/* A power of two from a sector to @max. */
+static int dmu_parse_block(const char *value, u32 max, u32 *bytes)
+{
+	u32 v;
+
+	if (kstrtou32(value, 10, &v) || !is_power_of_2(v) ||
+	    v < DMU_LOGICAL_BLOCK_MIN || v > max)
+		return -EINVAL;
+	*bytes = v;
+	return 0;
+}
+
+static int dmu_parse_sectors(const char *value, u32 *sectors)
+{
+	u32 v;
+
+	if (kstrtou32(value, 10, &v) || !v || v > DMU_SECTORS_MAX)
+		return -EINVAL;
+	*sectors = v;
+	return 0;
+}
+
 static int dmu_set_value(struct dmu_options *opts, enum dmu_feature which,
 			 const char *value, char **error)
 {
@@ -103,18 +132,22 @@ static int dmu_set_value(struct dmu_options *opts, enum dmu_feature which,
 		return 0;
 	case DMU_OPT_MAX_IO:
 		*error = "max_io must be a number of sectors, 1 to 4194304";
-		if (kstrtou32(value, 10, &opts->max_io_sectors) ||
-		    !opts->max_io_sectors || opts->max_io_sectors > (1U << 22))
-			return -EINVAL;
-		return 0;
+		return dmu_parse_sectors(value, &opts->max_io_sectors);
+	case DMU_OPT_MAX_DISCARD:
+		*error = "max_discard must be a number of sectors, 1 to 4194304";
+		return dmu_parse_sectors(value, &opts->max_discard_sectors);
 	case DMU_OPT_LOGICAL_BLOCK:
 		*error = "logical_block must be 512, 1024, 2048 or 4096 bytes";
-		if (kstrtou32(value, 10, &opts->logical_block_bytes) ||
-		    !is_power_of_2(opts->logical_block_bytes) ||
-		    opts->logical_block_bytes < DMU_LOGICAL_BLOCK_MIN ||
-		    opts->logical_block_bytes > DMU_LOGICAL_BLOCK_MAX)
-			return -EINVAL;
-		return 0;
+		return dmu_parse_block(value, DMU_LOGICAL_BLOCK_MAX,
+				       &opts->logical_block_bytes);
+	case DMU_OPT_PHYSICAL_BLOCK:
+		*error = "physical_block must be a power of two, 512 to 1048576 bytes";
+		return dmu_parse_block(value, DMU_PHYSICAL_BLOCK_MAX,
+				       &opts->physical_block_bytes);
+	case DMU_OPT_DISCARD_GRANULARITY:
+		*error = "discard_granularity must be a power of two, 512 to 1073741824 bytes";
+		return dmu_parse_block(value, DMU_GRANULARITY_MAX,
+				       &opts->discard_granularity_bytes);
 	default:
 		*error = "A deadline must be 0 to 2147483647 milliseconds, or forever";
 		return dmu_parse_ms(value, &opts->ms[which - DMU_OPT_NEW_MS]);
@@ -222,6 +255,15 @@ static unsigned int dmu_show_value(const struct dmu_options *opts,
 		break;
 	case DMU_OPT_LOGICAL_BLOCK:
 		value = opts->logical_block_bytes;
+		break;
+	case DMU_OPT_PHYSICAL_BLOCK:
+		value = opts->physical_block_bytes;
+		break;
+	case DMU_OPT_DISCARD_GRANULARITY:
+		value = opts->discard_granularity_bytes;
+		break;
+	case DMU_OPT_MAX_DISCARD:
+		value = opts->max_discard_sectors;
 		break;
 	default:
 		value = opts->ms[which - DMU_OPT_NEW_MS];

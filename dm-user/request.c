@@ -11,6 +11,9 @@
 
 #include "dm-user.h"
 
+/* The queue is walked so far under the lock to make one message. */
+#define DMU_GROUP_MAX	256
+
 static struct hlist_head *dmu_bucket(struct dmu_control *ctl, u64 seq)
 {
 	return &ctl->delivered[seq & (DMU_HASH_SIZE - 1)];
@@ -66,6 +69,9 @@ int dmu_request_map(struct dmu_target *t, struct bio *bio)
 
 	memset(req, 0, sizeof(*req));
 	INIT_HLIST_NODE(&req->hash);
+	INIT_LIST_HEAD(&req->riders);
+	req->nr = 1;
+	req->bytes = bio->bi_iter.bi_size;
 	req->state = DMU_QUEUED;
 	req->since = jiffies;
 	req->arrived = req->since;
@@ -94,6 +100,44 @@ int dmu_request_map(struct dmu_target *t, struct bio *bio)
 	return r;
 }
 
+/* May @next, from behind @req in the queue, be part of its message? */
+static bool dmu_joins(struct dmu_request *req, struct dmu_request *next,
+		      u32 limit_bytes)
+{
+	struct bio *a = dmu_request_bio(req), *b = dmu_request_bio(next);
+
+	return !next->sealed && next->nr == 1 && req->nr < DMU_GROUP_MAX &&
+	       next->bytes && a->bi_opf == b->bi_opf &&
+	       (bio_op(a) == REQ_OP_READ || bio_op(a) == REQ_OP_WRITE) &&
+	       !(a->bi_opf & (REQ_PREFLUSH | REQ_FUA | REQ_NOMERGE)) &&
+	       b->bi_iter.bi_sector ==
+	       a->bi_iter.bi_sector + (req->bytes >> SECTOR_SHIFT) &&
+	       req->bytes < limit_bytes && next->bytes <= limit_bytes - req->bytes;
+}
+
+/* Takes what is adjacent from the head of the queue into the message of @req. */
+static void __dmu_coalesce(struct dmu_channel *chan, struct dmu_request *req)
+{
+	struct dmu_control *ctl = chan->ctl;
+	u32 limit_bytes = chan->coalesce_bytes;
+	struct dmu_request *next;
+
+	if (!limit_bytes || req->sealed)
+		return;
+	if (ctl->active && ctl->active->opts.max_io_sectors)
+		limit_bytes = min_t(u64, limit_bytes,
+				    (u64)ctl->active->opts.max_io_sectors << SECTOR_SHIFT);
+	while (!list_empty(&ctl->queue)) {
+		next = list_first_entry(&ctl->queue, struct dmu_request, list);
+		if (!dmu_joins(req, next, limit_bytes))
+			break;
+		list_move_tail(&next->list, &req->riders);
+		req->nr++;
+		req->bytes += next->bytes;
+		ctl->stats.coalesced++;
+	}
+}
+
 /**
  * __dmu_request_pick() - Begin to deliver the oldest queued request
  * @chan: channel that is to get it; it has none in its reading side
@@ -112,8 +156,9 @@ struct dmu_request *__dmu_request_pick(struct dmu_channel *chan)
 	if (!req)
 		return NULL;
 	list_del_init(&req->list);
-	ctl->nr_queued--;
-	ctl->nr_delivered++;
+	__dmu_coalesce(chan, req);
+	ctl->nr_queued -= req->nr;
+	ctl->nr_delivered += req->nr;
 	ctl->progress = jiffies;
 	req->state = DMU_READING;
 	req->since = jiffies;
@@ -148,8 +193,8 @@ void __dmu_request_unpick(struct dmu_channel *chan)
 		if (next->seq > req->seq)
 			break;
 	list_add_tail(&req->list, &next->list);
-	ctl->nr_queued++;
-	ctl->nr_delivered--;
+	ctl->nr_queued += req->nr;
+	ctl->nr_delivered -= req->nr;
 }
 
 /**
@@ -167,6 +212,7 @@ void __dmu_request_delivered(struct dmu_request *req)
 	req->state = DMU_DELIVERED;
 	req->since = jiffies;
 	req->touched = true;
+	req->sealed = true;
 	list_add_tail(&req->list, &chan->delivered);
 	hlist_add_head(&req->hash, dmu_bucket(chan->ctl, req->seq));
 }
@@ -201,16 +247,16 @@ static void __dmu_detach(struct dmu_control *ctl, struct dmu_request *req)
 
 	switch (req->state) {
 	case DMU_QUEUED:
-		ctl->nr_queued--;
+		ctl->nr_queued -= req->nr;
 		list_del_init(&req->list);
 		break;
 	case DMU_HELD:
-		ctl->nr_held--;
+		ctl->nr_held -= req->nr;
 		list_del_init(&req->list);
 		break;
 	case DMU_READING:
 		/* The transfer stays active: its rest must be refused. */
-		ctl->nr_delivered--;
+		ctl->nr_delivered -= req->nr;
 		list_del_init(&req->list);
 		chan->rd.req = NULL;
 		break;
@@ -218,7 +264,7 @@ static void __dmu_detach(struct dmu_control *ctl, struct dmu_request *req)
 		chan->wr.req = NULL;
 		fallthrough;
 	case DMU_DELIVERED:
-		ctl->nr_delivered--;
+		ctl->nr_delivered -= req->nr;
 		hlist_del_init(&req->hash);
 		list_del_init(&req->list);
 		break;
@@ -245,9 +291,9 @@ void __dmu_finish(struct dmu_control *ctl, struct dmu_request *req,
 	req->state = DMU_DONE;
 	req->status = status;
 	if (status == BLK_STS_DM_REQUEUE)
-		ctl->stats.pushed_back++;
+		ctl->stats.pushed_back += req->nr;
 	else if (status)
-		ctl->stats.errors++;
+		ctl->stats.errors += req->nr;
 	if (!req->copies)
 		list_add_tail(&req->list, done);
 }
@@ -294,6 +340,21 @@ void __dmu_finish_all(struct dmu_control *ctl, blk_status_t status,
 	}
 }
 
+/* Ends a decided request and its riders; the memory of all of them goes. */
+static void dmu_request_end(struct dmu_request *req)
+{
+	blk_status_t status = req->status;
+	struct dmu_request *rider, *next;
+	LIST_HEAD(riders);
+
+	list_splice_init(&req->riders, &riders);
+	dmu_bio_end(dmu_request_bio(req), status);
+	list_for_each_entry_safe(rider, next, &riders, list) {
+		list_del(&rider->list);
+		dmu_bio_end(dmu_request_bio(rider), status);
+	}
+}
+
 /**
  * dmu_complete_all() - End the bios of decided requests
  * @done: requests in DONE; empty afterwards
@@ -306,8 +367,53 @@ void dmu_complete_all(struct list_head *done)
 
 	list_for_each_entry_safe(req, next, done, list) {
 		list_del(&req->list);
-		dmu_bio_end(dmu_request_bio(req), req->status);
+		dmu_request_end(req);
 	}
+}
+
+/* On to the bio of the next rider. */
+static void dmu_transfer_next(struct dmu_transfer *xfer, struct dmu_request *req)
+{
+	if (xfer->part == req)
+		xfer->part = list_first_entry(&req->riders, struct dmu_request, list);
+	else
+		xfer->part = list_next_entry(xfer->part, list);
+	xfer->iter = dmu_request_bio(xfer->part)->bi_iter;
+}
+
+/**
+ * dmu_transfer_at() - Set out for a place in a request's data
+ * @xfer: side of a channel; only where it stands is changed
+ * @req: request, kept or under the lock
+ * @offset_bytes: less than its length, or 0
+ */
+void dmu_transfer_at(struct dmu_transfer *xfer, struct dmu_request *req,
+		     u32 offset_bytes)
+{
+	xfer->part = req;
+	xfer->iter = dmu_request_bio(req)->bi_iter;
+	while (offset_bytes && offset_bytes >= xfer->iter.bi_size) {
+		offset_bytes -= xfer->iter.bi_size;
+		dmu_transfer_next(xfer, req);
+	}
+	if (offset_bytes)
+		bio_advance_iter(dmu_request_bio(xfer->part), &xfer->iter, offset_bytes);
+}
+
+/**
+ * dmu_transfer_advance() - Some bytes of one segment have passed
+ * @xfer: side of a channel
+ * @req: its request, kept
+ * @bytes: how many, no more than were left in the segment
+ */
+void dmu_transfer_advance(struct dmu_transfer *xfer, struct dmu_request *req,
+			  u32 bytes)
+{
+	bio_advance_iter_single(dmu_request_bio(xfer->part), &xfer->iter, bytes);
+	xfer->left -= bytes;
+	if (xfer->iter.bi_size || !xfer->left)
+		return;
+	dmu_transfer_next(xfer, req);
 }
 
 /**
@@ -350,7 +456,7 @@ void dmu_copy_end(struct dmu_control *ctl, struct dmu_request *req)
 	complete = !--req->copies && req->state == DMU_DONE;
 	spin_unlock(&ctl->lock);
 	if (complete)
-		dmu_bio_end(dmu_request_bio(req), req->status);
+		dmu_request_end(req);
 }
 
 static int dmu_seq_cmp(void *priv, const struct list_head *a,
@@ -375,7 +481,7 @@ static void __dmu_queue_merge(struct dmu_control *ctl, struct list_head *given)
 		req->since = jiffies;
 		req->touched = false;
 		list_move_tail(&req->list, at);
-		ctl->nr_queued++;
+		ctl->nr_queued += req->nr;
 	}
 }
 
@@ -413,14 +519,14 @@ unsigned int __dmu_give_back(struct dmu_channel *chan, struct list_head *done)
 		case DMU_UNFENCED_REQUEUE:
 			__dmu_detach(ctl, req);
 			list_add_tail(&req->list, &given);
-			given_back++;
+			given_back += req->nr;
 			break;
 		case DMU_UNFENCED_HOLD:
 			__dmu_detach(ctl, req);
 			req->state = DMU_HELD;
 			req->since = jiffies;
 			list_add_tail(&req->list, &ctl->held);
-			ctl->nr_held++;
+			ctl->nr_held += req->nr;
 			break;
 		default:
 			__dmu_finish(ctl, req, BLK_STS_IOERR, done);

@@ -26,7 +26,7 @@
 /**
  * dmu_copy_some() - Copy as far as that goes without a page fault
  * @req: request, kept by dmu_copy_begin()
- * @xfer: where in its bio to go on; moved on
+ * @xfer: where in its bios to go on; moved on
  * @iter: the daemon's memory
  * @out: true towards the daemon
  *
@@ -35,12 +35,12 @@
 size_t dmu_copy_some(struct dmu_request *req, struct dmu_transfer *xfer,
 		     struct iov_iter *iter, bool out)
 {
-	struct bio *bio = dmu_request_bio(req);
 	size_t total = 0;
 
 	pagefault_disable();
 	while (xfer->left && iov_iter_count(iter) && total < DMU_COPY_BYTES_MAX) {
-		struct bio_vec bv = bio_iter_iovec(bio, xfer->iter);
+		struct bio_vec bv = bio_iter_iovec(dmu_request_bio(xfer->part),
+						   xfer->iter);
 		size_t want = min_t(size_t, bv.bv_len, iov_iter_count(iter));
 		size_t copied;
 
@@ -50,8 +50,7 @@ size_t dmu_copy_some(struct dmu_request *req, struct dmu_transfer *xfer,
 			copied = copy_page_from_iter(bv.bv_page, bv.bv_offset, want, iter);
 			flush_dcache_page(bv.bv_page);
 		}
-		bio_advance_iter_single(bio, &xfer->iter, copied);
-		xfer->left -= copied;
+		dmu_transfer_advance(xfer, req, copied);
 		total += copied;
 		if (copied < want)
 			break;
@@ -123,7 +122,7 @@ bool dmu_read_begin(struct dmu_channel *chan)
 			memcpy(rd->header, &msg, DMU_HEADER_BYTES);
 			rd->header_done = 0;
 			rd->left = chan->user_copy ? 0 : dmu_request_payload_out(req);
-			rd->iter = dmu_request_bio(req)->bi_iter;
+			dmu_transfer_at(rd, req, 0);
 		}
 	}
 	spin_unlock(&ctl->lock);
@@ -334,9 +333,9 @@ static ssize_t dmu_reply_begin(struct dmu_channel *chan)
 		wr->req = req;
 		wr->active = true;
 		wr->left = due;
-		wr->iter = dmu_request_bio(req)->bi_iter;
+		dmu_transfer_at(wr, req, 0);
 	} else {
-		ctl->stats.served++;
+		ctl->stats.served += req->nr;
 		__dmu_finish(ctl, req, status, &done);
 	}
 	spin_unlock(&ctl->lock);
@@ -353,7 +352,7 @@ static void dmu_reply_end(struct dmu_channel *chan)
 
 	spin_lock(&ctl->lock);
 	if (chan->wr.req) {
-		ctl->stats.served++;
+		ctl->stats.served += chan->wr.req->nr;
 		__dmu_finish(ctl, chan->wr.req, BLK_STS_OK, &done);
 	}
 	chan->wr.active = false;

@@ -20,6 +20,11 @@ static bool dmu_has(const struct dmu_target *t, enum dmu_feature which)
 	return test_bit(which, &t->opts.given);
 }
 
+static u32 dmu_max_nodata_sectors(const struct dmu_target *t)
+{
+	return t->opts.max_discard_sectors ?: DMU_MAX_NODATA_SECTORS;
+}
+
 static int dmu_check_geometry(struct dmu_target *t)
 {
 	u32 block_sectors = t->opts.logical_block_bytes >> SECTOR_SHIFT;
@@ -29,8 +34,21 @@ static int dmu_check_geometry(struct dmu_target *t)
 		ti->error = "Start and length must be multiples of logical_block";
 		return -EINVAL;
 	}
-	if (t->opts.max_io_sectors & (block_sectors - 1)) {
-		ti->error = "max_io must be a multiple of logical_block";
+	if ((t->opts.max_io_sectors | t->opts.max_discard_sectors) &
+	    (block_sectors - 1)) {
+		ti->error = "max_io and max_discard must be multiples of logical_block";
+		return -EINVAL;
+	}
+	if (dmu_has(t, DMU_OPT_PHYSICAL_BLOCK) &&
+	    t->opts.physical_block_bytes < t->opts.logical_block_bytes) {
+		ti->error = "physical_block must not be less than logical_block";
+		return -EINVAL;
+	}
+	if (dmu_has(t, DMU_OPT_DISCARD_GRANULARITY) &&
+	    (t->opts.discard_granularity_bytes < t->opts.logical_block_bytes ||
+	     dmu_max_nodata_sectors(t) &
+	     ((t->opts.discard_granularity_bytes >> SECTOR_SHIFT) - 1))) {
+		ti->error = "discard_granularity must divide max_discard and hold a logical_block";
 		return -EINVAL;
 	}
 	if (t->opts.max_io_sectors)
@@ -187,7 +205,7 @@ static unsigned long dmu_oldest(struct dmu_control *ctl)
  * Status line; new fields are only ever appended:
  *
  * <name> <state> <channels> <servers> <queued> <delivered> <held> <oldest_ms>
- * <served> <errors> <given_back> <expired> <pushed_back>
+ * <served> <errors> <given_back> <expired> <pushed_back> <coalesced>
  *
  * name: control name
  * state: new, live, orphaned or failed
@@ -202,6 +220,7 @@ static unsigned long dmu_oldest(struct dmu_control *ctl)
  * given_back: requests that closing channels returned to the queue
  * expired: requests failed by a deadline
  * pushed_back: requests handed back by noflush suspends
+ * coalesced: requests delivered in the message of another
  *
  * The counters belong to the name and live across table reloads.
  */
@@ -212,12 +231,12 @@ static unsigned int dmu_status_info(struct dmu_target *t, char *result,
 	unsigned int sz = 0;
 
 	spin_lock(&ctl->lock);
-	DMEMIT("%s %s %u %u %u %u %u %u %llu %llu %llu %llu %llu",
+	DMEMIT("%s %s %u %u %u %u %u %u %llu %llu %llu %llu %llu %llu",
 	       ctl->name, dmu_state_name(ctl->state), ctl->nr_channels,
 	       ctl->nr_servers, ctl->nr_queued, ctl->nr_delivered, ctl->nr_held,
 	       jiffies_to_msecs(jiffies - dmu_oldest(ctl)), ctl->stats.served,
 	       ctl->stats.errors, ctl->stats.given_back, ctl->stats.expired,
-	       ctl->stats.pushed_back);
+	       ctl->stats.pushed_back, ctl->stats.coalesced);
 	spin_unlock(&ctl->lock);
 	return sz;
 }
@@ -331,23 +350,33 @@ static int dmu_iterate_devices(struct dm_target *ti,
 static void dmu_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	const struct dmu_target *t = ti->private;
-	u32 block = t->opts.logical_block_bytes;
+	const struct dmu_options *opts = &t->opts;
+	u32 physical = opts->physical_block_bytes ?: opts->logical_block_bytes;
+	u32 nodata = dmu_max_nodata_sectors(t);
 
-	limits->logical_block_size = block;
-	limits->physical_block_size = block;
-	limits->io_min = block;
-	dmu_limits_set_discard(limits, ti->num_discard_bios ?
-			       DMU_MAX_NODATA_SECTORS : 0, block);
-	dmu_limits_set_write_zeroes(limits, ti->num_write_zeroes_bios ?
-				    DMU_MAX_NODATA_SECTORS : 0);
-	limits->max_secure_erase_sectors = ti->num_secure_erase_bios ?
-		DMU_MAX_NODATA_SECTORS : 0;
+	limits->logical_block_size = opts->logical_block_bytes;
+	limits->physical_block_size = physical;
+	limits->io_min = physical;
+	/*
+	 * The core splits by what dmu_check_geometry() has set; this is for
+	 * those who look. The block layer wants no less than a page here.
+	 */
+	if (opts->max_io_sectors >= PAGE_SIZE >> SECTOR_SHIFT) {
+		limits->max_sectors = opts->max_io_sectors;
+		limits->max_hw_sectors = opts->max_io_sectors;
+	}
+	dmu_limits_set_discard(limits, ti->num_discard_bios ? nodata : 0,
+			       opts->discard_granularity_bytes ?: physical);
+	dmu_limits_set_write_zeroes(limits,
+				    ti->num_write_zeroes_bios ? nodata : 0);
+	limits->max_secure_erase_sectors =
+		ti->num_secure_erase_bios ? nodata : 0;
 }
 
 /* The target "user". */
 struct target_type dmu_target_type = {
 	.name = "user",
-	.version = { 1, 2, 0 },
+	.version = { 1, 3, 0 },
 	.features = DM_TARGET_NOWAIT,
 	.module = THIS_MODULE,
 	.ctr = dmu_ctr,

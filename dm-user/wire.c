@@ -70,7 +70,7 @@ static u64 dmu_wire_flags(blk_opf_t opf)
 /**
  * dmu_message_fill() - Header of a request
  * @msg: filled in
- * @req: request, whose bio is still as it came
+ * @req: request, whose bios are still as they came
  */
 void dmu_message_fill(struct dm_user_message *msg, struct dmu_request *req)
 {
@@ -80,5 +80,5 @@ void dmu_message_fill(struct dm_user_message *msg, struct dmu_request *req)
 	msg->type = dmu_wire_type(bio);
 	msg->flags = dmu_wire_flags(bio->bi_opf);
 	msg->sector = bio->bi_iter.bi_sector;
-	msg->len = bio->bi_iter.bi_size;
+	msg->len = dmu_request_bytes(req);
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/base/buffer_pool.h"
 #include "daemon/channel/stream.h"
 #include "daemon/io/unique_fd.h"
 #include "dm-user/uapi/dm-user.h"
@@ -23,12 +24,19 @@ int Open(const char* path, bool* batch) {
   const int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
   if (fd < 0) return -1;
   dm_user_channel channel = {};
-  channel.flags = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_BATCH;
-  *batch = *batch && ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel) == 0;
-  if (!*batch) {
-    channel.flags = DM_USER_CHANNEL_FENCED;
-    ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel);
+  if (*batch) {
+    channel.flags = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_BATCH |
+                    DM_USER_CHANNEL_COALESCE;
+    // What one buffer holds is one piece of work.
+    channel.coalesce_bytes = BufferPool::kBufferBytes;
+    if (ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel) == 0) return fd;
+    channel.coalesce_bytes = 0;
+    channel.flags = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_BATCH;
+    if (ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel) == 0) return fd;
   }
+  *batch = false;
+  channel.flags = DM_USER_CHANNEL_FENCED;
+  ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel);
   return fd;
 }
 

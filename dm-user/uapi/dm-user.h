@@ -84,6 +84,7 @@ struct dm_user_message {
 #define DM_USER_FEATURE_POLL	_BITULL(1)	/* poll() and O_NONBLOCK work */
 #define DM_USER_FEATURE_BATCH	_BITULL(2)	/* DM_USER_CHANNEL_BATCH is known */
 #define DM_USER_FEATURE_USER_COPY _BITULL(3)	/* DM_USER_CHANNEL_USER_COPY is known */
+#define DM_USER_FEATURE_COALESCE _BITULL(4)	/* DM_USER_CHANNEL_COALESCE is known */
 
 /*
  * States of a target; struct dm_user_info.state. A channel serves from its
@@ -146,14 +147,25 @@ struct dm_user_info {
  */
 #define DM_USER_CHANNEL_USER_COPY _BITULL(2)
 
+/*
+ * Reads, or writes, of adjacent sectors that wait one behind the other come as
+ * one message, and one reply answers all of them. Never a FUA or PREFLUSH
+ * write. The message keeps its length when it is given again. May be asked for,
+ * or no more, at any time.
+ */
+#define DM_USER_CHANNEL_COALESCE _BITULL(3)
+
 /**
  * struct dm_user_channel - argument of DM_USER_IOC_SET_CHANNEL
  * @flags: DM_USER_CHANNEL_*; an unknown bit is refused with EINVAL
+ * @coalesce_bytes: with DM_USER_CHANNEL_COALESCE, the longest message made of
+ *	several requests, 1 to 4194304; max_io of the table bounds it too. Else 0
  * @reserved: must be zero
  */
 struct dm_user_channel {
 	__u64 flags;
-	__u64 reserved[3];
+	__u64 coalesce_bytes;
+	__u64 reserved[2];
 };
 
 /**

@@ -25,9 +25,10 @@ void Channel::Close() {
   fd_ = -1;
 }
 
-int Channel::SetFlags(uint64_t flags) {
+int Channel::SetFlags(uint64_t flags, uint64_t coalesce_bytes) {
   dm_user_channel set = {};
   set.flags = flags;
+  set.coalesce_bytes = coalesce_bytes;
   return ioctl(fd_, DM_USER_IOC_SET_CHANNEL, &set) < 0 ? errno : 0;
 }
 

@@ -46,7 +46,7 @@ class Channel {
   void Close();
 
   // ioctl, 0 or errno.
-  int SetFlags(uint64_t flags);
+  int SetFlags(uint64_t flags, uint64_t coalesce_bytes = 0);
   int Info(dm_user_info* info);
 
   // One read() or write(): bytes, or minus errno.

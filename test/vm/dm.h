@@ -92,6 +92,7 @@ enum StatusIndex : size_t {
   kGivenBack,
   kExpired,
   kPushedBack,
+  kCoalesced,
 };
 
 std::vector<std::string> Split(const std::string& line);

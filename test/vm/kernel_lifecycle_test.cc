@@ -77,9 +77,9 @@ TEST_F(Lifecycle, NodeIsPrivateAndGoesWithTheTable) {
 
 TEST_F(Lifecycle, StatusLine) {
   ASSERT_EQ(0, device_.CreateUser());
-  EXPECT_EQ("life new 0 0 0 0 0 0 0 0 0 0 0", device_.Status());
+  EXPECT_EQ("life new 0 0 0 0 0 0 0 0 0 0 0 0", device_.Status());
   Channel channel("life");
-  EXPECT_EQ("life new 1 0 0 0 0 0 0 0 0 0 0", device_.Status());
+  EXPECT_EQ("life new 1 0 0 0 0 0 0 0 0 0 0 0", device_.Status());
   MakeWaiting(&channel);
   EXPECT_EQ("live", device_.StatusField(kState));
   EXPECT_EQ("1", device_.StatusField(kServers));
@@ -92,7 +92,7 @@ TEST_F(Lifecycle, StatusLine) {
   ASSERT_TRUE(channel.Reply(1, Pattern(4096, 0)));
   Await(&delivered_);
   Await(&queued_);
-  EXPECT_EQ("life live 1 1 0 0 0 0 2 0 0 0 0", device_.Status());
+  EXPECT_EQ("life live 1 1 0 0 0 0 2 0 0 0 0 0", device_.Status());
 }
 
 class TableLines : public testing::TestWithParam<const char*> {};
@@ -115,7 +115,8 @@ INSTANTIATE_TEST_SUITE_P(
         "6 new_ms 1 orphan_ms 2 stuck_ms 3", "2 unfenced hold",
         "2 unfenced requeue", "1 read_only", "1 no_flush",
         "3 discard write_zeroes secure_erase", "2 max_io 128",
-        "2 logical_block 4096",
+        "2 logical_block 4096", "2 physical_block 1048576",
+        "3 discard discard_granularity 1048576", "2 max_discard 4194304",
         "17 new_ms 1 orphan_ms forever stuck_ms 3 unfenced fail read_only "
         "no_flush discard write_zeroes secure_erase max_io 8 logical_block "
         "4096"));
@@ -142,7 +143,16 @@ TEST(BadTables, AreRefused) {
       "0 16384 bad 2 max_io 0", "0 16384 bad 2 max_io 4194305",
       "0 16384 bad 2 max_io x", "0 16384 bad 2 logical_block 256",
       "0 16384 bad 2 logical_block 8192", "0 16384 bad 2 logical_block 1000",
-      "0 16384 bad 4 logical_block 4096 max_io 9", "0 16384 bad 1 READ_ONLY",
+      "0 16384 bad 4 logical_block 4096 max_io 9",
+      "0 16384 bad 4 logical_block 4096 max_discard 9",
+      "0 16384 bad 4 logical_block 4096 physical_block 512",
+      "0 16384 bad 4 logical_block 4096 discard_granularity 512",
+      "0 16384 bad 4 max_discard 24 discard_granularity 8192",
+      "0 16384 bad 2 physical_block 3000",
+      "0 16384 bad 2 physical_block 2097152",
+      "0 16384 bad 2 discard_granularity 0",
+      "0 16384 bad 2 discard_granularity 2147483648",
+      "0 16384 bad 2 max_discard 0", "0 16384 bad 1 READ_ONLY",
       "0 16384 bad 99 read_only"};
   MappedDevice device("bad");
   ASSERT_EQ(0, device.CreateEmpty());

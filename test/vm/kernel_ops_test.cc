@@ -228,6 +228,38 @@ TEST_F(Ops, LogicalBlockAndLimitsReachTheQueue) {
   EXPECT_EQ("1", device_.QueueLimit("fua"));
 }
 
+TEST_F(Ops, LimitsOfTheTableReachTheQueue) {
+  ASSERT_EQ(
+      0, device_.CreateUser("13 discard write_zeroes secure_erase max_io 256 "
+                            "logical_block 1024 physical_block 8192 "
+                            "discard_granularity 65536 max_discard 4096"));
+  EXPECT_EQ("1024", device_.QueueLimit("logical_block_size"));
+  EXPECT_EQ("8192", device_.QueueLimit("physical_block_size"));
+  EXPECT_EQ("8192", device_.QueueLimit("minimum_io_size"));
+  EXPECT_EQ("128", device_.QueueLimit("max_hw_sectors_kb"));
+  EXPECT_EQ("128", device_.QueueLimit("max_sectors_kb"));
+  EXPECT_EQ("65536", device_.QueueLimit("discard_granularity"));
+  EXPECT_EQ("2097152", device_.QueueLimit("discard_max_bytes"));
+  EXPECT_EQ("2097152", device_.QueueLimit("write_zeroes_max_bytes"));
+}
+
+// A long discard comes in pieces that fit, and their sum is all of it.
+TEST_F(Ops, MaxDiscardBoundsEachRequest) {
+  ASSERT_EQ(0, device_.CreateUser("3 discard max_discard 1024"));
+  Channel channel("ops");
+  Io io = StartRangeIoctl(device_, BLKDISCARD, 0, 4 << 20);
+  uint64_t total = 0;
+  while (total < 4 << 20) {
+    WireRequest request;
+    ASSERT_TRUE(channel.Next(&request));
+    EXPECT_EQ(uint64_t{DM_USER_REQ_MAP_DISCARD}, request.header.type);
+    EXPECT_LE(request.header.len, 1024u * 512);
+    total += request.header.len;
+    ASSERT_TRUE(channel.Reply(request.header.seq));
+  }
+  EXPECT_EQ(0, Await(&io).result);
+}
+
 TEST_F(Ops, DefaultLimitsOfferNoRangeOperation) {
   ASSERT_EQ(0, device_.CreateUser());
   EXPECT_EQ("512", device_.QueueLimit("logical_block_size"));
