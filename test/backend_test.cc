@@ -56,7 +56,8 @@ class SnapshotHost {
     cow_disk_ = cow.get();
     absl::Status status;
     bool done = false;
-    OpenSnapshotBackend(std::move(base), std::move(cow), &loop_, &governor_,
+    OpenSnapshotBackend(std::move(base), std::move(cow), nullptr, &loop_,
+                        &governor_,
                         [&](absl::StatusOr<std::unique_ptr<Backend>> result) {
                           done = true;
                           status = result.status();
@@ -506,7 +507,8 @@ TEST(SnapshotTest, MergesTakeTurns) {
     disks.emplace_back(&store, scenario.cow);
     auto cow = std::make_unique<SimLoopDisk>(&disks.back(), &loop);
     const size_t opened = backends.size();
-    OpenSnapshotBackend(std::move(base), std::move(cow), &loop, &governor,
+    OpenSnapshotBackend(std::move(base), std::move(cow), nullptr, &loop,
+                        &governor,
                         [&](absl::StatusOr<std::unique_ptr<Backend>> result) {
                           ASSERT_TRUE(result.ok()) << result.status();
                           backends.push_back(std::move(*result));
