@@ -67,6 +67,8 @@ const char* DeviceStateName(proto::DeviceStatus::State state) {
       return "serving";
     case proto::DeviceStatus::DETACHING:
       return "detaching";
+    case proto::DeviceStatus::PREPARED:
+      return "prepared";
     default:
       return "unknown";
   }
@@ -87,6 +89,7 @@ nlohmann::ordered_json ToJson(const proto::DeviceStatus& device) {
   json["read_only"] = device.read_only();
   if (!device.cow_path().empty()) json["cow"] = device.cow_path();
   if (!device.base_path().empty()) json["base"] = device.base_path();
+  if (!device.source_path().empty()) json["source"] = device.source_path();
   json["reads"] = device.reads();
   json["read_bytes"] = device.read_bytes();
   json["writes"] = device.writes();
@@ -140,6 +143,9 @@ void PrintDevice(const proto::DeviceStatus& device) {
   }
   if (!device.base_path().empty()) {
     printf("  base  %s\n", device.base_path().c_str());
+  }
+  if (!device.source_path().empty()) {
+    printf("  source %s\n", device.source_path().c_str());
   }
   printf(
       "  io    %llu reads (%.1f MiB), %llu writes (%.1f MiB), %llu others, "
