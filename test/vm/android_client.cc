@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// android_client - talks to the socket of Android's commands as Android's client
-// does: one connection, one send() for a command, one recv() for its answer.
+// android_client - talks to the socket of Android's commands as Android's
+// client does: one connection, one send() for a command, one recv() for its
+// answer.
 //
 // usage: android_client SOCKET COMMAND...
 //
