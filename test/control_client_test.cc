@@ -249,6 +249,7 @@ TEST_F(ControlClientTest, WatchEndsWhenTheCallerOrTheDeviceDoes) {
     SetMerge("a", State::kRunning, merged);
     ASSERT_TRUE(client.Status("a").ok());
   }
+  SetMerge("a", State::kRunning, 6);
   auto nothing = client.Receive();
   ASSERT_TRUE(nothing.ok()) << nothing.status();
   EXPECT_FALSE(nothing->has_value());

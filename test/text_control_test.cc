@@ -391,6 +391,14 @@ TEST_F(TextControlTest, ASlowInitKeepsOnlyItsClientWaiting) {
   EXPECT_EQ(other.Ask("getstatus,a"), "snapshot");
   EXPECT_EQ(other.Ask("start,a"), "fail");
   EXPECT_EQ(other.Ask("init,a,/c,/b,/b"), "fail");
+  // What waits unread wakes nobody.
+  bool fired = false;
+  Timer timer([](void* context) { *static_cast<bool*>(context) = true; },
+              &fired);
+  host_->loop->Arm(&timer, 20'000);
+  int turns = 0;
+  for (; !fired; ++turns) host_->loop->Turn(/*wait=*/true);
+  EXPECT_LE(turns, 5);
   host_->open_slowly();
   // One turn gave both, and a stream keeps no bounds.
   EXPECT_EQ(client.Receive(), "success,2048active");
