@@ -30,9 +30,11 @@
 #include "daemon/base/log.h"
 #include "daemon/channel/misc_node.h"
 #include "daemon/control/frame.h"
+#include "daemon/control/inherited_socket.h"
 #include "daemon/control/server.h"
 #include "daemon/control/service.h"
 #include "daemon/control/take_over.h"
+#include "daemon/control/text_service.h"
 #include "daemon/device/registry.h"
 #include "daemon/device/state_store.h"
 #include "daemon/io/disk_file.h"
@@ -62,6 +64,7 @@ enum ExitCode { kExitOk = 0, kExitFailure = 1, kExitUsage = 2, kExitBusy = 5 };
 
 struct Options {
   std::string control_path = kDefaultControlPath;
+  std::string android_socket_path;  // "": none
   std::string state_directory;  // default: "state" beside the control socket
   uint64_t memory_bytes = kMemoryBytesDefault;
   RoleGroups roles;
@@ -95,6 +98,10 @@ void PrintUsage(FILE* to) {
       "  --look-group GROUP, --merge-group GROUP, --serve-group GROUP\n"
       "                   who besides root may ask for status, control merges, "
       "do all\n"
+      "  --android-socket PATH\n"
+      "                   also take the commands of Android's snapuserd, on "
+      "this socket;\n"
+      "                   init's own, when it passes one of that name\n"
       "  --take-over      have the daemon that owns the control socket leave "
       "its "
       "devices\n"
@@ -167,6 +174,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
     kLookGroup,
     kMergeGroup,
     kServeGroup,
+    kAndroidSocket,
     kTakeOver,
     kReadyFd,
     kVersionOption,
@@ -182,6 +190,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
       {"look-group", required_argument, nullptr, kLookGroup},
       {"merge-group", required_argument, nullptr, kMergeGroup},
       {"serve-group", required_argument, nullptr, kServeGroup},
+      {"android-socket", required_argument, nullptr, kAndroidSocket},
       {"take-over", no_argument, nullptr, kTakeOver},
       {"ready-fd", required_argument, nullptr, kReadyFd},
       {"version", no_argument, nullptr, kVersionOption},
@@ -243,6 +252,9 @@ int ParseOptions(int argc, char** argv, Options* options) {
         if (!ParseGroup("--serve-group", &options->roles.serve)) {
           return kExitUsage + 1;
         }
+        break;
+      case kAndroidSocket:
+        options->android_socket_path = optarg;
         break;
       case kTakeOver:
         options->take_over = true;
@@ -317,6 +329,7 @@ class Daemon {
                     Registry::BackendDone done);
   void FillStatus(proto::DaemonStatus* status) const;
   absl::Status Throttle(const proto::Throttle& throttle);
+  absl::Status ListenToAndroid();
   bool WatchSignals();
   void OnSignal();
   void Stop();
@@ -331,6 +344,8 @@ class Daemon {
   std::unique_ptr<Registry> registry_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<Server> server_;
+  std::unique_ptr<TextService> text_service_;
+  std::unique_ptr<Server> text_server_;
   UniqueFd signal_fd_;
   Watch signal_watch_;
   bool knows_pressure_ = false;
@@ -410,8 +425,18 @@ void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
     done(base.status());
     return;
   }
-  OpenSnapshotBackend(std::move(*base), std::move(*cow), loop_.get(),
-                      governor_.get(), std::move(done));
+  std::unique_ptr<Disk> source;
+  if (!snapshot.source_path().empty()) {
+    // Only read, and often the same blocks as the base under another name.
+    auto opened = FileDisk::Open(snapshot.source_path(), {}, loop_.get());
+    if (!opened.ok()) {
+      done(opened.status());
+      return;
+    }
+    source = std::move(*opened);
+  }
+  OpenSnapshotBackend(std::move(*base), std::move(*cow), std::move(source),
+                      loop_.get(), governor_.get(), std::move(done));
 }
 
 void Daemon::FillStatus(proto::DaemonStatus* status) const {
@@ -456,6 +481,24 @@ absl::Status Daemon::Throttle(const proto::Throttle& throttle) {
     limits.active_max = throttle.merges_max();
   }
   governor_->SetLimits(limits);
+  return absl::OkStatus();
+}
+
+absl::Status Daemon::ListenToAndroid() {
+  const std::string& path = options_.android_socket_path;
+  if (path.empty()) return absl::OkStatus();
+  text_service_ =
+      std::make_unique<TextService>(registry_.get(), [this] { Stop(); });
+  const int inherited = InheritedAndroidSocket(path);
+  auto server =
+      inherited >= 0
+          ? Server::Adopt(UniqueFd(inherited), path, options_.roles,
+                          text_service_.get(), loop_.get(), Framing::kPacket)
+          : Server::Listen(path, options_.roles, text_service_.get(),
+                           loop_.get(), Framing::kPacket);
+  if (!server.ok()) return server.status();
+  text_server_ = std::move(*server);
+  text_service_->SetServer(text_server_.get());
   return absl::OkStatus();
 }
 
@@ -538,6 +581,7 @@ int Daemon::Run() {
   auto server = Server::Listen(options_.control_path, options_.roles,
                                service_.get(), loop_.get());
   absl::Status ready = server.ok() ? store_->Prepare() : server.status();
+  if (ready.ok()) ready = ListenToAndroid();
   if (!ready.ok()) {
     Log(LogLevel::kError, "%s", std::string(ready.message()).c_str());
     return absl::IsAborted(ready) ? kExitBusy : kExitFailure;
@@ -550,6 +594,7 @@ int Daemon::Run() {
     NotifyReadyFd(options_.ready_fd);
   });
   loop_->Run();
+  text_server_.reset();
   server_.reset();
   return kExitOk;
 }

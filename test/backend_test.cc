@@ -49,14 +49,31 @@ class SnapshotHost {
     if (backend_ != nullptr) Close();
   }
 
+  // From now on the old image is a disk of its own; the base has so many blocks
+  // of it, which the target has, too.
+  void SplitSource(uint32_t base_blocks) {
+    source_.emplace(&store_, scenario_.base);
+    scenario_.target.resize(size_t{base_blocks} * kBlockBytes);
+    std::vector<uint8_t> base = scenario_.base;
+    base.resize(scenario_.target.size());
+    base_ = SimDisk(&store_, base);
+  }
+
+  void DropSource() { source_.reset(); }
+
   absl::Status Open() {
+    std::unique_ptr<SimLoopDisk> source;
+    if (source_.has_value()) {
+      source = std::make_unique<SimLoopDisk>(&*source_, &loop_);
+    }
     auto base = std::make_unique<SimLoopDisk>(&base_, &loop_);
     auto cow = std::make_unique<SimLoopDisk>(&cow_, &loop_);
     base_disk_ = base.get();
     cow_disk_ = cow.get();
     absl::Status status;
     bool done = false;
-    OpenSnapshotBackend(std::move(base), std::move(cow), &loop_, &governor_,
+    OpenSnapshotBackend(std::move(base), std::move(cow), std::move(source),
+                        &loop_, &governor_,
                         [&](absl::StatusOr<std::unique_ptr<Backend>> result) {
                           done = true;
                           status = result.status();
@@ -119,6 +136,7 @@ class SnapshotHost {
   MergeControl& merge() { return *backend_->merge(); }
   SimDisk& base() { return base_; }
   SimDisk& cow() { return cow_; }
+  const SimDisk& source() const { return *source_; }
   SimLoopDisk& base_disk() { return *base_disk_; }
   SimLoopDisk& cow_disk() { return *cow_disk_; }
   const Scenario& scenario() const { return scenario_; }
@@ -130,12 +148,13 @@ class SnapshotHost {
     return disk.AfterCrash(kept);
   }
 
-  const Scenario scenario_;
+  Scenario scenario_;
   SectorStore store_;
   SimLoop loop_;
   MergeGovernor governor_{&loop_, nullptr};
   SimDisk base_;
   SimDisk cow_;
+  std::optional<SimDisk> source_;
   SimLoopDisk* base_disk_ = nullptr;
   SimLoopDisk* cow_disk_ = nullptr;
   std::unique_ptr<Backend> backend_;
@@ -292,6 +311,63 @@ Scenario SmallScenario(uint64_t seed,
   options.compression = compression;
   options.span_log2_max = 3;
   return MakeScenario(seed, options);
+}
+
+// Reads before, during and after a merge, to its end.
+void MergeUnderReads(SnapshotHost* host) {
+  Readers readers(host);
+  for (int i = 0; i < 300; ++i) readers.Turn();
+  host->merge().Start();
+  for (uint32_t i = 0; i < kTurnsMax && host->merge().status().state ==
+                                            MergeStatus::State::kRunning;
+       ++i) {
+    readers.Turn();
+  }
+  EXPECT_EQ(host->merge().status().state, MergeStatus::State::kDone)
+      << host->merge().status().error;
+  for (int i = 0; i < 300; ++i) readers.Turn();
+  readers.Finish();
+  EXPECT_EQ(host->base().Contents(), host->scenario().target);
+}
+
+TEST(SnapshotSourceTest, TheOldImageMayBeAnotherDisk) {
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    SnapshotHost host(SmallScenario(seed), seed);
+    host.SplitSource(host.scenario().blocks());
+    ASSERT_TRUE(host.Open().ok());
+    MergeUnderReads(&host);
+    EXPECT_EQ(host.source().Contents(), host.scenario().base);
+  }
+}
+
+// A partition that became smaller: what it loses is still read from.
+TEST(SnapshotSourceTest, TheBaseMayBeShorterThanTheOldImage) {
+  constexpr uint32_t kOldBlocks = 96;
+  constexpr uint32_t kNewBlocks = 64;
+  for (const bool split : {false, true}) {
+    sim::Rng rng(7);
+    std::vector<sim::Change> changes;
+    for (uint32_t i = 0; i < 20; ++i) {
+      sim::Change copy;
+      copy.type = cow::OpType::kCopy;
+      copy.new_block = 3 * i;
+      copy.source_bytes = uint64_t{kNewBlocks + i} * kBlockBytes;
+      changes.push_back(copy);
+    }
+    SnapshotHost host(sim::Build(sim::NumberedBlocks(kOldBlocks, 1), changes,
+                                 {.version = 3, .scratch = true}, &rng),
+                      1);
+    host.SplitSource(kNewBlocks);
+    if (!split) {
+      host.DropSource();
+      EXPECT_EQ(host.Open().code(), absl::StatusCode::kFailedPrecondition);
+      continue;
+    }
+    const absl::Status opened = host.Open();
+    ASSERT_TRUE(opened.ok()) << opened;
+    EXPECT_EQ(host.backend().geometry().size_bytes, kNewBlocks * kBlockBytes);
+    MergeUnderReads(&host);
+  }
 }
 
 TEST(SnapshotErrorTest, AFailedReadFailsOneRequest) {
@@ -506,7 +582,8 @@ TEST(SnapshotTest, MergesTakeTurns) {
     disks.emplace_back(&store, scenario.cow);
     auto cow = std::make_unique<SimLoopDisk>(&disks.back(), &loop);
     const size_t opened = backends.size();
-    OpenSnapshotBackend(std::move(base), std::move(cow), &loop, &governor,
+    OpenSnapshotBackend(std::move(base), std::move(cow), nullptr, &loop,
+                        &governor,
                         [&](absl::StatusOr<std::unique_ptr<Backend>> result) {
                           ASSERT_TRUE(result.ok()) << result.status();
                           backends.push_back(std::move(*result));

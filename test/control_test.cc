@@ -12,70 +12,24 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "daemon/backend/null.h"
 #include "daemon/base/buffer_pool.h"
-#include "daemon/channel/stream.h"
 #include "daemon/control/frame.h"
 #include "daemon/control/server.h"
-#include "daemon/control/service.h"
-#include "daemon/device/registry.h"
-#include "daemon/device/state_store.h"
-#include "daemon/io/disk.h"
 #include "daemon/io/loop_epoll.h"
 #include "gtest/gtest.h"
 #include "proto/control.pb.h"
+#include "test/control_host.h"
 #include "test/fake_kernel.h"
 
 namespace dmu {
 namespace {
 
-constexpr uint64_t kSizeBytes = 1 << 20;
-
-class NoDisk : public Disk {
- public:
-  uint64_t size_bytes() const override { return 0; }
-  void Submit(DiskOp*) override { FAIL() << "nobody reads this log"; }
-};
-
-// A null back end with a merge the test moves by hand.
-class MergeableBackend : public NullBackend, public MergeControl {
- public:
-  explicit MergeableBackend(Loop* loop) : NullBackend(kSizeBytes, loop) {}
-  MergeControl* merge() override { return this; }
-  void KeepUndoLog(std::unique_ptr<Disk> log,
-                   std::function<void(absl::Status)> done) override {
-    log_ = std::move(log);
-    done(absl::OkStatus());
-  }
-  void Start() override { Set(MergeStatus::State::kRunning, 0); }
-  void SetRate(uint64_t rate_bytes_per_s) override {
-    rate_bytes_per_s_ = rate_bytes_per_s;
-  }
-  uint64_t rate_bytes_per_s() const { return rate_bytes_per_s_; }
-  bool keeps_undo_log() const { return log_ != nullptr; }
-  void Pause() override { Set(MergeStatus::State::kIdle, status_.merged_ops); }
-  MergeStatus status() const override { return status_; }
-  void SetListener(Task* changed) override { listener_ = changed; }
-
-  void Set(MergeStatus::State state, uint64_t merged) {
-    status_.state = state;
-    status_.merged_ops = merged;
-    status_.total_ops = 10;
-    if (listener_ != nullptr) listener_->run(listener_->context);
-  }
-
- private:
-  MergeStatus status_;
-  uint64_t rate_bytes_per_s_ = 0;
-  std::unique_ptr<Disk> log_;
-  Task* listener_ = nullptr;
-};
+constexpr uint64_t kSizeBytes = kHostSizeBytes;
 
 class Client {
  public:
@@ -162,77 +116,6 @@ class Client {
   std::string in_;
 };
 
-// One daemon's worth of parts, that can be ended and made again.
-struct Daemon {
-  Daemon(const std::string& directory, BufferPool* pool)
-      : loop(EpollLoop::Create()), store(directory + "/state") {
-    Registry::Factories factories;
-    factories.open_backend = [this](const proto::Attach& attach,
-                                    Registry::BackendDone done) {
-      if (attach.null().size_bytes() != kSizeBytes) {
-        done(absl::DataLossError("no such thing"));
-        return;
-      }
-      auto backend = std::make_unique<MergeableBackend>(loop.get());
-      backends[attach.name()] = backend.get();
-      done(std::unique_ptr<Backend>(std::move(backend)));
-    };
-    factories.open_disk =
-        [](const std::string& path) -> absl::StatusOr<std::unique_ptr<Disk>> {
-      if (path == "/no/such/log") return absl::NotFoundError("no log");
-      return std::unique_ptr<Disk>(std::make_unique<NoDisk>());
-    };
-    factories.open_channel =
-        [this, pool](
-            const std::string& name,
-            const Geometry&) -> absl::StatusOr<std::unique_ptr<Channel>> {
-      if (name == "gone") return absl::UnavailableError("no node");
-      return std::unique_ptr<Channel>(std::make_unique<StreamChannel>(
-          UniqueFd(kernels[name].Open()), StreamChannel::Options{}, loop.get(),
-          pool));
-    };
-    registry = std::make_unique<Registry>(factories, &store, loop.get());
-    service = std::make_unique<Service>(
-        registry.get(),
-        Service::Daemon{[this](proto::DaemonStatus* s) {
-                          s->set_version("test");
-                          *s->mutable_throttle() = throttle;
-                        },
-                        [this](const proto::Throttle& wanted) {
-                          if (wanted.merges_max() == 99) {
-                            return absl::InvalidArgumentError("too many");
-                          }
-                          throttle.MergeFrom(wanted);
-                          return absl::OkStatus();
-                        },
-                        [this] { ++stops; }});
-    auto listening =
-        Server::Listen(directory + "/control", {}, service.get(), loop.get());
-    EXPECT_TRUE(listening.ok()) << listening.status();
-    EXPECT_TRUE(store.Prepare().ok());
-    server = std::move(*listening);
-    service->SetServer(server.get());
-  }
-
-  ~Daemon() {
-    bool stopped = false;
-    registry->StopAll([&stopped] { stopped = true; });
-    for (int i = 0; i < 100 && !stopped; ++i) loop->Turn(/*wait=*/false);
-    EXPECT_TRUE(stopped);
-    server.reset();
-  }
-
-  std::unique_ptr<EpollLoop> loop;
-  StateStore store;
-  std::map<std::string, FakeKernel> kernels;
-  std::map<std::string, MergeableBackend*> backends;
-  std::unique_ptr<Registry> registry;
-  proto::Throttle throttle;
-  int stops = 0;
-  std::unique_ptr<Service> service;
-  std::unique_ptr<Server> server;
-};
-
 class ControlTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -249,7 +132,7 @@ class ControlTest : public ::testing::Test {
 
   void Restart() {
     daemon_.reset();
-    daemon_ = std::make_unique<Daemon>(directory_, pool_.get());
+    daemon_ = std::make_unique<ControlHost>(directory_, pool_.get());
   }
 
   Client Connect() {
@@ -292,7 +175,7 @@ class ControlTest : public ::testing::Test {
 
   std::string directory_;
   std::unique_ptr<BufferPool> pool_;
-  std::unique_ptr<Daemon> daemon_;
+  std::unique_ptr<ControlHost> daemon_;
 };
 
 TEST_F(ControlTest, AttachServeStatusDetach) {

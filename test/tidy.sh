@@ -9,8 +9,9 @@
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/..}"
 
-# Folders of the daemon, and those each may include beside itself. What is not
-# here may include nothing of ours; main.cc ties all together.
+# Folders of the daemon and of its client library, and those each may include
+# beside itself. What is not here may include nothing of ours; main.cc ties all
+# together.
 declare -A MAY_INCLUDE=(
   [daemon/base]=""
   [daemon/block]="daemon/base"
@@ -21,6 +22,7 @@ declare -A MAY_INCLUDE=(
   [daemon/backend]="daemon/base daemon/block daemon/cow daemon/io daemon/merge"
   [daemon/device]="daemon/base daemon/block daemon/io proto"
   [daemon/control]="daemon/base daemon/device daemon/io proto"
+  [client]="daemon/control daemon/io proto"
 )
 readonly MAX_LINES=800 MAX_TEST_LINES=1500
 
@@ -80,13 +82,14 @@ check_includes() {
     [[ $from != test && $from != test/* ]] || [[ $1 == test/* ]] ||
       breach "$1: includes $from; only tests include test/"
     # Libraries are named by their own folders: absl/, gtest/.
-    [[ $from == daemon/* || $from == proto || $from == dm-user/* ||
+    [[ $from == daemon/* || $from == proto || $from == client || $from == dm-user/* ||
       $from == tools || $from == tools/* ]] || continue
     case $1 in
       daemon/main.cc)
-        [[ $from != tools* ]] || breach "$1: includes $from"
+        [[ $from != tools* && $from != client ]] ||
+          breach "$1: includes $from"
         ;;
-      daemon/*)
+      daemon/* | client/*)
         allowed=" $folder ${MAY_INCLUDE[$folder]-} "
         [[ $allowed == *" $from "* ]] ||
           breach "$1: $folder must not include $from"

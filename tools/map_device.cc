@@ -12,9 +12,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "client/control_client.h"
 #include "daemon/base/buffer_pool.h"
 #include "daemon/cow/loader.h"
-#include "tools/control_client.h"
 #include "tools/cow_file.h"
 #include "tools/dm.h"
 #include "tools/file_io.h"
@@ -109,7 +109,7 @@ absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
   if (!bytes.ok()) return bytes.status();
   absl::Status kernel = CheckKernelSupport();
   if (!kernel.ok()) return kernel;
-  auto client = ControlClient::Connect(control_path);
+  auto client = ControlClient::Connect({.path = control_path});
   if (!client.ok()) return client.status();
 
   UserDevice device;
@@ -124,9 +124,7 @@ absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
   absl::Status created = CreateUserDevice(device);
   if (!created.ok()) return created;
   const std::string name = attach.name();
-  proto::Request request;
-  *request.mutable_attach() = std::move(attach);
-  absl::Status attached = client->Call(request).status();
+  absl::Status attached = client->Attach(attach);
   if (attached.ok()) return attached;
   absl::Status removed = RemoveUserDevice(name);
   if (!removed.ok()) {
@@ -143,14 +141,12 @@ absl::Status UnmapDevice(const std::string& name,
   if (!removed.ok()) return removed;
   // The daemon notices by itself that the device is gone; wait until it has let
   // go of the files. Without a daemon nobody holds them.
-  auto client = ControlClient::Connect(control_path);
+  auto client = ControlClient::Connect({.path = control_path});
   if (!client.ok()) {
     return absl::IsDeadlineExceeded(client.status()) ? absl::OkStatus()
                                                      : client.status();
   }
-  proto::Request request;
-  request.mutable_detach()->set_name(name);
-  absl::Status detached = client->Call(request).status();
+  absl::Status detached = client->Detach(name);
   return absl::IsNotFound(detached) ? absl::OkStatus() : detached;
 }
 

@@ -47,9 +47,18 @@ absl::StatusOr<std::unique_ptr<SnapshotBackend>> SnapshotBackend::Create(
 }
 
 std::string SnapshotBackend::MergeRefusal(const cow::Image& image,
-                                          const Disk& base) {
-  return std::string(
-      cow::CheckBase(image, base.size_bytes(), /*for_merge=*/true).message());
+                                          const Disk& base,
+                                          const Disk* source) {
+  if (source == nullptr) {
+    return std::string(
+        cow::CheckBase(image, base.size_bytes(), /*for_merge=*/true).message());
+  }
+  // The old image has been judged; the base is only written, and the engine
+  // sees that it is large enough for the ops.
+  if (image.has_extension && base.size_bytes() < image.extension.target_bytes) {
+    return "the base is smaller than the target image; grow it before merging";
+  }
+  return "";
 }
 
 SnapshotBackend::SnapshotBackend(Parts parts, std::unique_ptr<cow::Codec> codec,
@@ -63,7 +72,7 @@ SnapshotBackend::SnapshotBackend(Parts parts, std::unique_ptr<cow::Codec> codec,
       codec_(std::move(codec)),
       units_(std::move(units)),
       pages_(std::move(pages)),
-      refusal_(MergeRefusal(*image_, *base_)),
+      refusal_(MergeRefusal(*image_, *base_, source_.get())),
       engine_(
           *image_, base_->size_bytes(), cow_->size_bytes(),
           {.merged_bytes = parts.merged_bytes, .refusal = refusal_.c_str()}),

@@ -56,7 +56,9 @@ class SnapshotBackend : public Backend {
                   std::unique_ptr<UnitCache> units,
                   std::unique_ptr<UnitCache> pages);
 
-  static std::string MergeRefusal(const cow::Image& image, const Disk& base);
+  // source: nullptr for the base.
+  static std::string MergeRefusal(const cow::Image& image, const Disk& base,
+                                  const Disk* source);
   static void OnPlanFinished(void* owner, ReadPlan* plan, Request* request,
                              IoStatus status);
   static void OnLeaseReleased(void* owner);
@@ -90,13 +92,14 @@ class SnapshotBackend : public Backend {
 };
 
 // Reads and judges the COW file in turns of the loop, however large it is, and
-// makes the back end. Calls `done` once, from a turn of the loop: with the
+// makes the back end. source: the old image, where the base is not it; else
+// nullptr. Calls `done` once, from a turn of the loop: with the
 // loader's and CheckBase's errors, kInternal when the file cannot be read, or
 // what Create says. The loop must turn until then; the governor outlives the
 // back end.
 void OpenSnapshotBackend(
-    std::unique_ptr<Disk> base, std::unique_ptr<Disk> cow, Loop* loop,
-    MergeGovernor* governor,
+    std::unique_ptr<Disk> base, std::unique_ptr<Disk> cow,
+    std::unique_ptr<Disk> source, Loop* loop, MergeGovernor* governor,
     std::function<void(absl::StatusOr<std::unique_ptr<Backend>>)> done);
 
 }  // namespace dmu

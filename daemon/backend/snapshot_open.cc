@@ -24,9 +24,11 @@ constexpr uint32_t kOpsPerTurn = 8192;
 class SnapshotOpener {
  public:
   SnapshotOpener(std::unique_ptr<Disk> base, std::unique_ptr<Disk> cow,
-                 Loop* loop, MergeGovernor* governor, Done done)
+                 std::unique_ptr<Disk> source, Loop* loop,
+                 MergeGovernor* governor, Done done)
       : base_(std::move(base)),
         cow_(std::move(cow)),
+        source_(std::move(source)),
         loop_(loop),
         governor_(governor),
         done_(std::move(done)),
@@ -167,8 +169,9 @@ class SnapshotOpener {
 
   void Loaded() {
     image_ = loader_.Take();
+    const Disk& old_image = source_ != nullptr ? *source_ : *base_;
     absl::Status status =
-        cow::CheckBase(*image_, base_->size_bytes(), /*for_merge=*/false);
+        cow::CheckBase(*image_, old_image.size_bytes(), /*for_merge=*/false);
     if (!status.ok()) {
       Finish(std::move(status));
       return;
@@ -188,6 +191,7 @@ class SnapshotOpener {
     parts.governor = governor_;
     parts.base = std::move(base_);
     parts.cow = std::move(cow_);
+    parts.source = std::move(source_);
     parts.merged_bytes = merged_->bytes();
     merged_.reset();  // it looks into the image
     parts.image = std::move(image_);
@@ -202,6 +206,7 @@ class SnapshotOpener {
 
   std::unique_ptr<Disk> base_;
   std::unique_ptr<Disk> cow_;
+  std::unique_ptr<Disk> source_;
   Loop* const loop_;
   MergeGovernor* const governor_;
   Done done_;
@@ -220,9 +225,10 @@ class SnapshotOpener {
 }  // namespace
 
 void OpenSnapshotBackend(std::unique_ptr<Disk> base, std::unique_ptr<Disk> cow,
-                         Loop* loop, MergeGovernor* governor, Done done) {
-  (new SnapshotOpener(std::move(base), std::move(cow), loop, governor,
-                      std::move(done)))
+                         std::unique_ptr<Disk> source, Loop* loop,
+                         MergeGovernor* governor, Done done) {
+  (new SnapshotOpener(std::move(base), std::move(cow), std::move(source), loop,
+                      governor, std::move(done)))
       ->Begin();
 }
 

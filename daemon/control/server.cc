@@ -2,6 +2,7 @@
 #include "daemon/control/server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -32,6 +33,7 @@ struct Server::Session {
   uint64_t allowed_us = kAllowedMaxUs;
   uint64_t allowed_at_us = 0;
   bool rests = false;
+  bool held = false;
   Timer resume;
 
   static constexpr uint64_t kFrameUs = 1'000'000 / kFramesPerSecond;
@@ -70,7 +72,8 @@ bool SomebodyListens(const sockaddr_un& address) {
 absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& path,
                                                        const RoleGroups& groups,
                                                        SessionHandler* handler,
-                                                       Loop* loop) {
+                                                       Loop* loop,
+                                                       Framing framing) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof(address.sun_path)) {
@@ -93,18 +96,53 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& path,
       return absl::AbortedError(absl::StrCat(
           path,
           ": another dmuserd listens there; stop it, or give this one "
-          "--control with another path"));
+          "another path"));
     }
     unlink(path.c_str());
     result = bind(fd.get(), name, sizeof(address));
   }
   umask(old_mask);
   if (result != 0) return Failed("bind", path);
+  return Start(std::move(fd), path, /*owns_name=*/true, groups, handler, loop,
+               framing);
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Adopt(
+    UniqueFd fd, const std::string& path, const RoleGroups& groups,
+    SessionHandler* handler, Loop* loop, Framing framing) {
+  int type = 0;
+  socklen_t length = sizeof(type);
+  sockaddr_un address = {};
+  socklen_t address_length = sizeof(address);
+  if (getsockopt(fd.get(), SOL_SOCKET, SO_TYPE, &type, &length) != 0 ||
+      type != SOCK_STREAM ||
+      getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address),
+                  &address_length) != 0 ||
+      address.sun_family != AF_UNIX ||
+      path.compare(0, std::string::npos, address.sun_path,
+                   strnlen(address.sun_path, sizeof(address.sun_path))) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the open file ", fd.get(),
+                     " is no Unix stream socket that is bound to ", path));
+  }
+  const int flags = fcntl(fd.get(), F_GETFL);
+  if (flags < 0 || fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0 ||
+      fcntl(fd.get(), F_SETFD, FD_CLOEXEC) != 0) {
+    return Failed("prepare the socket", path);
+  }
+  return Start(std::move(fd), path, /*owns_name=*/false, groups, handler, loop,
+               framing);
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(
+    UniqueFd fd, const std::string& path, bool owns_name,
+    const RoleGroups& groups, SessionHandler* handler, Loop* loop,
+    Framing framing) {
   if (listen(fd.get(), static_cast<int>(kSessionsMax)) != 0) {
     return Failed("listen on", path);
   }
-  std::unique_ptr<Server> server(
-      new Server(std::move(fd), path, groups, handler, loop));
+  std::unique_ptr<Server> server(new Server(std::move(fd), path, owns_name,
+                                            groups, handler, loop, framing));
   if (int error = loop->AddWatch(&server->watch_)) {
     errno = error;
     return Failed("watch", path);
@@ -112,13 +150,16 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Listen(const std::string& path,
   return server;
 }
 
-Server::Server(UniqueFd fd, std::string path, const RoleGroups& groups,
-               SessionHandler* handler, Loop* loop)
+Server::Server(UniqueFd fd, std::string path, bool owns_name,
+               const RoleGroups& groups, SessionHandler* handler, Loop* loop,
+               Framing framing)
     : fd_(std::move(fd)),
       path_(std::move(path)),
+      owns_name_(owns_name),
       groups_(groups),
       handler_(handler),
-      loop_(loop) {
+      loop_(loop),
+      framing_(framing) {
   watch_.ready = OnAccept;
   watch_.context = this;
   watch_.fd = fd_.get();
@@ -128,7 +169,7 @@ Server::Server(UniqueFd fd, std::string path, const RoleGroups& groups,
 Server::~Server() {
   // The name first: who waits for the end of a session may take it then.
   loop_->Unwatch(&watch_);
-  unlink(path_.c_str());
+  if (owns_name_) unlink(path_.c_str());
   fd_.reset();
   while (!sessions_.empty()) End(sessions_.back().get());
 }
@@ -184,16 +225,26 @@ void Server::OnSession(void* context, uint32_t events) {
       if (self->Find(id) == nullptr) return;
     }
   }
+  if ((events & (EPOLLHUP | EPOLLERR)) != 0 &&
+      (session->held ||
+       (self->framing_ == Framing::kPacket && session->input_bytes > 0))) {
+    // Nobody is there for the answer that is awaited.
+    self->End(session);
+    return;
+  }
   if ((events & (EPOLLHUP | EPOLLERR)) != 0 ||
-      ((events & EPOLLIN) != 0 && !session->rests)) {
+      ((events & EPOLLIN) != 0 && !session->rests && !session->held)) {
     self->ReadFrames(session);
   }
 }
 
 bool Server::ReadFrames(Session* session) {
+  // A packet with one byte more than a packet may have is too long.
+  const size_t room = framing_ == Framing::kPacket
+                          ? kPacketBytesMax + 1
+                          : sizeof(session->input) - session->input_bytes;
   const ssize_t got =
-      read(session->fd.get(), session->input + session->input_bytes,
-           sizeof(session->input) - session->input_bytes);
+      read(session->fd.get(), session->input + session->input_bytes, room);
   if (got < 0 && (errno == EINTR || errno == EAGAIN)) return true;
   if (got <= 0) {
     End(session);
@@ -213,26 +264,19 @@ bool Server::TakeFrames(Session* session) {
   session->allowed_at_us = now_us;
   session->rests = false;
   uint32_t taken = 0;
-  while (session->input_bytes >= kFrameHeaderBytes) {
-    const uint32_t length = LoadLe<uint32_t>(session->input);
-    if (length > kRequestFrameBytesMax) {
-      Log(LogLevel::kWarning,
-          "control: a message of %u bytes, at most %u are taken; the client's "
-          "session ends",
-          length, kRequestFrameBytesMax);
-      End(session);
-      return false;
-    }
-    const uint32_t frame_bytes = kFrameHeaderBytes + length;
-    if (session->input_bytes < frame_bytes) break;
+  while (!session->held) {
+    const uint8_t* bytes = nullptr;
+    uint32_t length = 0;
+    uint32_t frame_bytes = 0;
+    if (!NextFrame(session, &bytes, &length, &frame_bytes)) return false;
+    if (frame_bytes == 0) break;
     if (taken == kFramesPerTurn || session->allowed_us < Session::kFrameUs) {
       session->rests = true;
       break;
     }
     ++taken;
     session->allowed_us -= Session::kFrameUs;
-    handler_->OnFrame(id, session->role, session->input + kFrameHeaderBytes,
-                      length);
+    handler_->OnFrame(id, session->role, bytes, length);
     // The answer may have ended the session: a client that does not read.
     if (Find(id) == nullptr) return false;
     session->input_bytes -= frame_bytes;
@@ -247,14 +291,43 @@ bool Server::TakeFrames(Session* session) {
   return true;
 }
 
+bool Server::NextFrame(Session* session, const uint8_t** bytes, uint32_t* count,
+                       uint32_t* input_bytes) {
+  *input_bytes = 0;
+  const bool packet = framing_ == Framing::kPacket;
+  const uint32_t header_bytes = packet ? 0 : kFrameHeaderBytes;
+  const uint32_t most = packet ? kPacketBytesMax : kRequestFrameBytesMax;
+  if (session->input_bytes <= (packet ? 0 : kFrameHeaderBytes - 1)) return true;
+  const uint32_t length =
+      packet ? session->input_bytes : LoadLe<uint32_t>(session->input);
+  if (length > most) {
+    uint64_t dropped = 0;
+    if (oversized_.Allow(&dropped)) {
+      Log(LogLevel::kWarning,
+          "control: a message of %s%u bytes, at most %u are taken; the "
+          "client's session ends (%llu such lines left out)",
+          packet ? "at least " : "", length, most,
+          static_cast<unsigned long long>(dropped));
+    }
+    End(session);
+    return false;
+  }
+  if (session->input_bytes < header_bytes + length) return true;
+  *bytes = session->input + header_bytes;
+  *count = length;
+  *input_bytes = header_bytes + length;
+  return true;
+}
+
 void Server::OnResume(void* context) {
   auto* session = static_cast<Session*>(context);
   session->server->TakeFrames(session);
 }
 
 void Server::UpdateWatch(Session* session) {
-  const uint32_t events = (session->rests ? 0u : uint32_t{EPOLLIN}) |
-                          (session->output.empty() ? 0u : uint32_t{EPOLLOUT});
+  const uint32_t events =
+      (session->rests || session->held ? 0u : uint32_t{EPOLLIN}) |
+      (session->output.empty() ? 0u : uint32_t{EPOLLOUT});
   if (events != session->watch.events) {
     loop_->ChangeWatch(&session->watch, events);
   }
@@ -277,8 +350,35 @@ void Server::Send(uint64_t id, const std::string& message) {
     End(session);
     return;
   }
-  AppendFrame(message, &session->output);
+  if (framing_ == Framing::kPacket) {
+    session->output.append(message);
+  } else {
+    AppendFrame(message, &session->output);
+  }
   WriteOut(session);
+}
+
+void Server::Hold(uint64_t id) {
+  Session* session = Find(id);
+  if (session == nullptr) return;
+  session->held = true;
+  UpdateWatch(session);
+}
+
+void Server::Release(uint64_t id) {
+  Session* session = Find(id);
+  if (session == nullptr || !session->held) return;
+  session->held = false;
+  // What is in the input already, in a turn of its own.
+  if (session->input_bytes > 0 && !session->rests) {
+    session->rests = true;
+    loop_->Arm(&session->resume, 0);
+  }
+  UpdateWatch(session);
+}
+
+void Server::Close(uint64_t id) {
+  if (Session* session = Find(id)) End(session);
 }
 
 bool Server::Backlogged(uint64_t id) const {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// server.h - the control socket: sessions, frames, credentials.
+// server.h - a control socket: sessions, frames, credentials.
 //
-// Owns: the listening socket and the sessions. Knows frames, not verbs. A
+// Owns: the listening socket and the sessions. Knows frames, not verbs: there
+// is one for the protobuf protocol and one for Android's commands. A
 // client that breaks the framing or does not read what it asked for loses its
 // session; one that asks too often is read more slowly. Neither costs anybody
 // else anything.
@@ -21,6 +22,15 @@
 #include "daemon/io/unique_fd.h"
 
 namespace dmu {
+
+// How messages stand on the socket.
+enum class Framing {
+  kLength,  // u32 length, then the message (frame.h)
+  // Nothing tells where a message ends: it is what one read() gives, 512 bytes
+  // at most, as Android's daemon takes them.
+  kPacket,
+};
+inline constexpr uint32_t kPacketBytesMax = 512;
 
 // What the server tells about its sessions. An id is never used twice.
 class SessionHandler {
@@ -47,7 +57,13 @@ class Server {
   // kAborted when another daemon listens there.
   static absl::StatusOr<std::unique_ptr<Server>> Listen(
       const std::string& path, const RoleGroups& groups,
-      SessionHandler* handler, Loop* loop);
+      SessionHandler* handler, Loop* loop, Framing framing = Framing::kLength);
+  // Takes over a socket that was bound to `path`, with whatever mode, by who
+  // started the daemon and goes on to own the name. kInvalidArgument when `fd`
+  // is no such socket.
+  static absl::StatusOr<std::unique_ptr<Server>> Adopt(
+      UniqueFd fd, const std::string& path, const RoleGroups& groups,
+      SessionHandler* handler, Loop* loop, Framing framing);
   ~Server();
 
   // Queues one message; nothing when the session has ended.
@@ -56,11 +72,25 @@ class Server {
   // newest then, from OnDrained.
   bool Backlogged(uint64_t session) const;
 
+  // Between the two no message of the session is read: who answers later than
+  // from OnFrame keeps the answers in order so. One that ends meanwhile ends.
+  void Hold(uint64_t session);
+  void Release(uint64_t session);
+  // Ends the session; OnEnd runs from inside.
+  void Close(uint64_t session);
+
  private:
   struct Session;
 
-  Server(UniqueFd fd, std::string path, const RoleGroups& groups,
-         SessionHandler* handler, Loop* loop);
+  Server(UniqueFd fd, std::string path, bool owns_name,
+         const RoleGroups& groups, SessionHandler* handler, Loop* loop,
+         Framing framing);
+
+  // Makes a bound socket the server's.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(
+      UniqueFd fd, const std::string& path, bool owns_name,
+      const RoleGroups& groups, SessionHandler* handler, Loop* loop,
+      Framing framing);
 
   static void OnAccept(void* context, uint32_t events);
   static void OnSession(void* context, uint32_t events);
@@ -71,6 +101,10 @@ class Server {
   // False when the session has ended.
   bool ReadFrames(Session* session);
   bool TakeFrames(Session* session);
+  // The next message in the session's input, if all of it is there, and how
+  // many bytes of the input it takes. False when the session has ended.
+  bool NextFrame(Session* session, const uint8_t** bytes, uint32_t* count,
+                 uint32_t* input_bytes);
   // Reads on, or not, as its allowance and its unread answers say.
   void UpdateWatch(Session* session);
   bool WriteOut(Session* session);
@@ -78,11 +112,14 @@ class Server {
 
   UniqueFd fd_;
   const std::string path_;
+  const bool owns_name_;
   const RoleGroups groups_;
   SessionHandler* const handler_;
   Loop* const loop_;
+  const Framing framing_;
   Watch watch_;
   LogLimiter refusals_{10};
+  LogLimiter oversized_{10};
   std::vector<std::unique_ptr<Session>> sessions_;
   uint64_t next_id_ = 1;
 };

@@ -46,7 +46,7 @@ bool IsLast(const proto::DeviceStatus& device) {
 
 Service::Service(Registry* registry, Daemon daemon)
     : registry_(registry), daemon_(std::move(daemon)) {
-  registry_->SetObserver(
+  registry_->AddObserver(
       [this](const std::string& name) { OnDeviceChanged(name); });
 }
 

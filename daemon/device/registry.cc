@@ -13,11 +13,12 @@ struct Registry::Entry {
   Registry* registry = nullptr;
   proto::DeviceRecord record;
   proto::DeviceStatus::State state = proto::DeviceStatus::ATTACHING;
+  Purpose purpose = Purpose::kAttach;
+  std::unique_ptr<Backend> unserved;  // open, and not yet the device's
   std::unique_ptr<Device> device;
   // Tells it from a later device of the same name.
   uint64_t serial = 0;
   bool keeps_undo_log = false;
-  bool recovering = false;
   bool keep_record = false;
   Done attach_done;
   std::vector<Done> detach_done;
@@ -27,6 +28,10 @@ struct Registry::Entry {
   Task merge_changed;
 
   const std::string& name() const { return record.attach().name(); }
+  Backend* backend() const {
+    return device != nullptr ? device->backend() : unserved.get();
+  }
+  // Of what is served: nothing else may be merged.
   MergeControl* merge() const {
     return device != nullptr ? device->backend()->merge() : nullptr;
   }
@@ -80,24 +85,28 @@ void DescribeBackend(const proto::Attach& attach, proto::DeviceStatus* out) {
       out->set_kind("snapshot");
       out->set_cow_path(attach.snapshot().cow_path());
       out->set_base_path(attach.snapshot().base_path());
+      out->set_source_path(attach.snapshot().source_path());
       break;
     default:
       break;
   }
 }
 
-void DescribeDevice(const Device& device, proto::DeviceStatus* out) {
-  const Geometry geometry = device.backend()->geometry();
-  out->set_size_bytes(geometry.size_bytes);
-  out->set_read_only(geometry.read_only);
-  const Device::Counters& counters = device.counters();
+void DescribeCounters(const Device::Counters& counters,
+                      proto::DeviceStatus* out) {
   out->set_reads(counters.reads);
   out->set_read_bytes(counters.read_bytes);
   out->set_writes(counters.writes);
   out->set_write_bytes(counters.write_bytes);
   out->set_other_requests(counters.other_requests);
   out->set_errors(counters.errors);
-  MergeControl* merge = device.backend()->merge();
+}
+
+void DescribeOpen(Backend* backend, proto::DeviceStatus* out) {
+  const Geometry geometry = backend->geometry();
+  out->set_size_bytes(geometry.size_bytes);
+  out->set_read_only(geometry.read_only);
+  MergeControl* merge = backend->merge();
   if (merge == nullptr) return;
   const MergeStatus status = merge->status();
   proto::MergeStatus* to = out->mutable_merge();
@@ -131,10 +140,32 @@ Registry::Entry* Registry::Find(const std::string& name) const {
 void Registry::Attach(const proto::Attach& attach, Done done) {
   proto::DeviceRecord record;
   *record.mutable_attach() = attach;
-  AttachRecord(record, /*recovering=*/false, std::move(done));
+  AttachRecord(record, Purpose::kAttach, std::move(done));
 }
 
-void Registry::AttachRecord(const proto::DeviceRecord& record, bool recovering,
+void Registry::Prepare(const proto::Attach& attach, Done done) {
+  proto::DeviceRecord record;
+  *record.mutable_attach() = attach;
+  AttachRecord(record, Purpose::kPrepare, std::move(done));
+}
+
+void Registry::Serve(const std::string& name, Done done) {
+  Entry* entry = Find(name);
+  if (entry != nullptr && entry->state == proto::DeviceStatus::SERVING) {
+    done(absl::AlreadyExistsError(absl::StrCat(name, ": is served already")));
+    return;
+  }
+  if (entry == nullptr || entry->state != proto::DeviceStatus::PREPARED) {
+    done(absl::NotFoundError(
+        absl::StrCat(name, ": no such device is prepared to be served")));
+    return;
+  }
+  absl::Status result = BringUp(entry);
+  if (result.ok()) Log(LogLevel::kInfo, "%s: serving", name.c_str());
+  done(result);
+}
+
+void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
                             Done done) {
   const proto::Attach& attach = record.attach();
   absl::Status named = CheckName(attach.name());
@@ -154,7 +185,7 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, bool recovering,
   entry->registry = this;
   entry->serial = next_serial_++;
   entry->record = record;
-  entry->recovering = recovering;
+  entry->purpose = purpose;
   entry->attach_done = std::move(done);
   entry->closed.run = OnClosed;
   entry->closed_later.run = OnClosedLater;
@@ -177,25 +208,34 @@ void Registry::OnBackend(Entry* entry,
     Erase(entry, absl::CancelledError("detached while it was attached"));
     return;
   }
-  absl::Status result =
-      backend.ok() ? BringUp(entry, std::move(*backend)) : backend.status();
+  absl::Status result = backend.status();
+  if (result.ok()) {
+    entry->unserved = std::move(*backend);
+    if (entry->purpose == Purpose::kPrepare) {
+      entry->state = proto::DeviceStatus::PREPARED;
+    } else {
+      result = BringUp(entry);
+    }
+  }
   if (!result.ok()) {
     Erase(entry, result);
     return;
   }
-  Log(LogLevel::kInfo, "%s: serving", entry->name().c_str());
+  Log(LogLevel::kInfo, "%s: %s", entry->name().c_str(),
+      entry->device != nullptr ? "serving" : "prepared");
   if (Done done = std::exchange(entry->attach_done, nullptr)) done(result);
 }
 
-absl::Status Registry::BringUp(Entry* entry, std::unique_ptr<Backend> backend) {
+absl::Status Registry::BringUp(Entry* entry) {
   absl::StatusOr<std::unique_ptr<Channel>> channel =
-      factories_.open_channel(entry->name(), backend->geometry());
+      factories_.open_channel(entry->name(), entry->unserved->geometry());
   if (!channel.ok()) return channel.status();
   // The record first: once the device answers, a restart must know of it.
   absl::Status saved = store_->Save(entry->record);
   if (!saved.ok()) return saved;
-  entry->device = std::make_unique<Device>(entry->name(), std::move(*channel),
-                                           std::move(backend), &entry->closed);
+  entry->device =
+      std::make_unique<Device>(entry->name(), std::move(*channel),
+                               std::move(entry->unserved), &entry->closed);
   entry->state = proto::DeviceStatus::SERVING;
   MergeControl* merge = entry->merge();
   if (merge != nullptr) merge->SetListener(&entry->merge_changed);
@@ -225,8 +265,11 @@ void Registry::StopEntry(Entry* entry, bool keep_record) {
   entry->keep_record = keep_record && (!stopping || entry->keep_record);
   if (stopping) return;
   entry->state = proto::DeviceStatus::DETACHING;
-  // While its back end is still being opened, OnBackend finds the state.
-  if (entry->device == nullptr) return;
+  if (entry->device == nullptr) {
+    // While its back end is still being opened, OnBackend finds the state.
+    if (entry->unserved != nullptr) entry->unserved->Drain(&entry->stopped);
+    return;
+  }
   if (MergeControl* merge = entry->merge()) merge->SetListener(nullptr);
   entry->device->Stop(&entry->stopped);
 }
@@ -242,8 +285,9 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   absl::Status removed;
   // What could not be recovered now may be recoverable the next time, unless
   // there is no dm device any more that waits for it.
-  const bool keep = entry->keep_record || (!served && entry->recovering &&
-                                           !absl::IsUnavailable(attach_result));
+  const bool keep =
+      entry->keep_record || (!served && entry->purpose == Purpose::kRecover &&
+                             !absl::IsUnavailable(attach_result));
   if (!keep) removed = store_->Remove(name);
   if (!removed.ok()) {
     Log(LogLevel::kError, "%s", std::string(removed.message()).c_str());
@@ -258,7 +302,7 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   if (factories_.trim_memory) factories_.trim_memory();
   if (attach_done) attach_done(attach_result);
   for (Done& done : detach_done) done(removed);
-  if (observer_) observer_(name);
+  Tell(name);
   if (entries_.empty() && all_stopped_) std::exchange(all_stopped_, nullptr)();
 }
 
@@ -295,7 +339,11 @@ void Registry::OnMergeChanged(Entry* entry) {
     Log(LogLevel::kError, "%s: merge stopped: %s", entry->name().c_str(),
         status.error);
   }
-  if (observer_) observer_(entry->name());
+  Tell(std::string(entry->name()));
+}
+
+void Registry::Tell(const std::string& name) {
+  for (const Observer& observer : observers_) observer(name);
 }
 
 void Registry::SetMerge(const proto::Merge& merge, Done done) {
@@ -411,7 +459,10 @@ absl::StatusOr<std::vector<proto::DeviceStatus>> Registry::Status(
     status.set_name(entry->name());
     status.set_state(entry->state);
     DescribeBackend(entry->record.attach(), &status);
-    if (entry->device != nullptr) DescribeDevice(*entry->device, &status);
+    if (entry->device != nullptr) {
+      DescribeCounters(entry->device->counters(), &status);
+    }
+    if (Backend* backend = entry->backend()) DescribeOpen(backend, &status);
     if (status.has_merge()) {
       status.mutable_merge()->set_undo_log_path(entry->record.undo_log_path());
     }
@@ -429,7 +480,7 @@ void Registry::Recover(std::function<void()> done) {
   for (const proto::DeviceRecord& record : store_->LoadAll()) {
     const std::string name = record.attach().name();
     ++*left;
-    AttachRecord(record, /*recovering=*/true, [name, end](absl::Status result) {
+    AttachRecord(record, Purpose::kRecover, [name, end](absl::Status result) {
       if (!result.ok()) {
         Log(LogLevel::kError, "%s: not recovered: %s", name.c_str(),
             std::string(result.message()).c_str());

@@ -46,6 +46,15 @@ class Registry {
 
   // kAlreadyExists, kInvalidArgument, or what the factories say.
   void Attach(const proto::Attach& attach, Done done);
+
+  // Attach in two steps, for who makes the dm device in between, as large as
+  // Status says. The first opens and judges the back end, which holds its files
+  // from then on; a restart forgets it, as nothing is served. The second opens
+  // the channel, records the device and serves it: kNotFound without the first,
+  // kAlreadyExists when that is done; when it fails it may be tried again.
+  void Prepare(const proto::Attach& attach, Done done);
+  void Serve(const std::string& name, Done done);
+
   void Detach(const std::string& name, Done done);
   // Starts or pauses; with an undo log `done` may come later, from a turn of
   // the loop.
@@ -63,26 +72,31 @@ class Registry {
   // Stops all devices and keeps their records, for the next daemon.
   void StopAll(std::function<void()> done);
 
-  // Called with a device's name whenever its status changed by itself.
-  void SetObserver(std::function<void(const std::string&)> observer) {
-    observer_ = std::move(observer);
+  // Called with a device's name whenever its status changed by itself, and
+  // when it is gone; in the order they were added.
+  using Observer = std::function<void(const std::string&)>;
+  void AddObserver(Observer observer) {
+    observers_.push_back(std::move(observer));
   }
 
  private:
   struct Entry;
 
   Entry* Find(const std::string& name) const;
-  void AttachRecord(const proto::DeviceRecord& record, bool recovering,
+  enum class Purpose { kAttach, kPrepare, kRecover };
+  void AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
                     Done done);
   void OnBackend(Entry* entry,
                  absl::StatusOr<std::unique_ptr<Backend>> backend);
-  absl::Status BringUp(Entry* entry, std::unique_ptr<Backend> backend);
+  // Takes the entry's back end only when it can be served.
+  absl::Status BringUp(Entry* entry);
   absl::Status PauseMerge(Entry* entry);
   // With the undo log of its record, which is opened first.
   void StartMerge(Entry* entry, Done done);
   void StopEntry(Entry* entry, bool keep_record);
   void Erase(Entry* entry, absl::Status attach_result);
   void OnMergeChanged(Entry* entry);
+  void Tell(const std::string& name);
   static void OnClosed(void* context);
   static void OnClosedLater(void* context);
   static void OnStopped(void* context);
@@ -92,7 +106,7 @@ class Registry {
   StateStore* const store_;
   Loop* const loop_;
   std::vector<std::unique_ptr<Entry>> entries_;
-  std::function<void(const std::string&)> observer_;
+  std::vector<Observer> observers_;
   std::function<void()> all_stopped_;
   uint64_t next_serial_ = 0;
 };

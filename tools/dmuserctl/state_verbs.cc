@@ -14,8 +14,8 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "client/control_client.h"
 #include "nlohmann/json.hpp"
-#include "tools/control_client.h"
 #include "tools/cow_file.h"
 #include "tools/dm.h"
 #include "tools/dmuserctl/device_verbs.h"
@@ -67,6 +67,8 @@ const char* DeviceStateName(proto::DeviceStatus::State state) {
       return "serving";
     case proto::DeviceStatus::DETACHING:
       return "detaching";
+    case proto::DeviceStatus::PREPARED:
+      return "prepared";
     default:
       return "unknown";
   }
@@ -87,6 +89,7 @@ nlohmann::ordered_json ToJson(const proto::DeviceStatus& device) {
   json["read_only"] = device.read_only();
   if (!device.cow_path().empty()) json["cow"] = device.cow_path();
   if (!device.base_path().empty()) json["base"] = device.base_path();
+  if (!device.source_path().empty()) json["source"] = device.source_path();
   json["reads"] = device.reads();
   json["read_bytes"] = device.read_bytes();
   json["writes"] = device.writes();
@@ -140,6 +143,9 @@ void PrintDevice(const proto::DeviceStatus& device) {
   }
   if (!device.base_path().empty()) {
     printf("  base  %s\n", device.base_path().c_str());
+  }
+  if (!device.source_path().empty()) {
+    printf("  source %s\n", device.source_path().c_str());
   }
   printf(
       "  io    %llu reads (%.1f MiB), %llu writes (%.1f MiB), %llu others, "
@@ -198,32 +204,24 @@ absl::Status MergeResult(const proto::DeviceStatus& device) {
 }
 
 absl::Status WaitForMerge(ControlClient* client, const std::string& name) {
-  proto::Request request;
-  request.mutable_watch()->set_name(name);
   ProgressBar bar("merging", /*enabled=*/!absl::GetFlag(FLAGS_quiet));
-  auto response = client->Call(request);
-  for (;; response = client->Next()) {
-    if (!response.ok()) return response.status();
-    if (response->devices_size() == 0) continue;
-    const proto::DeviceStatus& device = response->devices(0);
+  auto last = client->Watch(name, [&bar](const proto::DeviceStatus& device) {
     bar.Update(device.merge().merged_bytes(), device.merge().total_bytes());
-    if (response->more()) continue;
-    bar.Finish();
-    return MergeResult(device);
-  }
+    return true;
+  });
+  if (!last.ok()) return last.status();
+  bar.Finish();
+  return MergeResult(*last);
 }
 
 absl::Status Watch(ControlClient* client, const std::string& name) {
-  proto::Request request;
-  request.mutable_watch()->set_name(name);
-  auto response = client->Call(request);
-  for (;; response = client->Next()) {
-    if (!response.ok()) return response.status();
-    for (const proto::DeviceStatus& device : response->devices()) {
-      PrintEvent(device);
-    }
-    if (!response->more()) return absl::OkStatus();
-  }
+  return client
+      ->Watch(name,
+              [](const proto::DeviceStatus& device) {
+                PrintEvent(device);
+                return true;
+              })
+      .status();
 }
 
 }  // namespace
@@ -263,8 +261,7 @@ absl::Status ParseCount(const std::string& flag, const std::string& text,
       absl::StrCat("\"", text, "\" is no value for --", flag, ": a number"));
 }
 
-void PrintThrottle(const proto::DaemonStatus& daemon) {
-  const proto::Throttle& throttle = daemon.throttle();
+void PrintThrottle(const proto::Throttle& throttle) {
   printf("all merges together: %s; held %s; %u at once\n",
          throttle.rate_bytes_per_s() == 0
              ? "as fast as it goes"
@@ -281,16 +278,13 @@ void PrintThrottle(const proto::DaemonStatus& daemon) {
 // Makes the undo log of the device's merge, or finds that it is one.
 absl::Status PrepareUndoLog(ControlClient* client, const std::string& name,
                             const std::string& path) {
-  proto::Request request;
-  request.mutable_status()->set_name(name);
-  auto response = client->Call(request);
-  if (!response.ok()) return response.status();
-  if (response->devices_size() == 0 ||
-      response->devices(0).kind() != "snapshot") {
+  auto status = client->Status(name);
+  if (!status.ok()) return status.status();
+  if (status->devices.empty() || status->devices[0].kind() != "snapshot") {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": has nothing to merge: it is no snapshot"));
   }
-  const proto::DeviceStatus& device = response->devices(0);
+  const proto::DeviceStatus& device = status->devices[0];
   absl::StatusOr<CowFile> cow = OpenCowFile(device.cow_path());
   if (!cow.ok()) return cow.status();
   absl::StatusOr<File> base = File::OpenForRead(device.base_path());
@@ -302,34 +296,29 @@ absl::Status PrepareUndoLog(ControlClient* client, const std::string& name,
   return OpenUndoLog(path, *cow->image, base->size_bytes()).status();
 }
 
-absl::Status SendMerge(ControlClient* client, const std::string& undo_log,
-                       proto::Request request) {
-  if (!undo_log.empty()) {
+absl::Status StartMergeBy(ControlClient* client, const std::string& name,
+                          ControlClient::MergeOptions options) {
+  if (const std::string log = options.undo_log_path; !log.empty()) {
     std::error_code error;
-    const std::string path = std::filesystem::absolute(undo_log, error);
+    const std::string path = std::filesystem::absolute(log, error);
     if (error) {
-      return absl::InternalError(absl::StrCat(undo_log, ": ", error.message()));
+      return absl::InternalError(absl::StrCat(log, ": ", error.message()));
     }
-    absl::Status prepared =
-        PrepareUndoLog(client, request.merge().name(), path);
+    absl::Status prepared = PrepareUndoLog(client, name, path);
     // In use: the daemon goes on with it.
     if (!prepared.ok() && !absl::IsAborted(prepared)) return prepared;
-    request.mutable_merge()->set_undo_log_path(path);
+    options.undo_log_path = path;
   }
-  return client->Call(std::move(request)).status();
+  return client->StartMerge(name, options);
 }
 
 absl::Status StartMerge(const std::string& name, const std::string& undo_log,
                         uint64_t rate_bytes_per_s) {
-  auto client = ControlClient::Connect(absl::GetFlag(FLAGS_control));
+  auto client = ControlClient::Connect({.path = absl::GetFlag(FLAGS_control)});
   if (!client.ok()) return client.status();
-  proto::Request request;
-  request.mutable_merge()->set_name(name);
-  request.mutable_merge()->set_action(proto::Merge::START);
-  if (rate_bytes_per_s > 0) {
-    request.mutable_merge()->set_rate_bytes_per_s(rate_bytes_per_s);
-  }
-  return SendMerge(&*client, undo_log, std::move(request));
+  ControlClient::MergeOptions options = {.undo_log_path = undo_log};
+  if (rate_bytes_per_s > 0) options.rate_bytes_per_s = rate_bytes_per_s;
+  return StartMergeBy(&*client, name, std::move(options));
 }
 
 absl::Status Merge(const Arguments& arguments) {
@@ -343,19 +332,18 @@ absl::Status Merge(const Arguments& arguments) {
     return absl::InvalidArgumentError(
         "--pause and --wait or --undo-log exclude each other");
   }
-  auto client = ControlClient::Connect(absl::GetFlag(FLAGS_control));
+  auto client = ControlClient::Connect({.path = absl::GetFlag(FLAGS_control)});
   if (!client.ok()) return client.status();
-  proto::Request request;
-  request.mutable_merge()->set_name(arguments[0]);
-  request.mutable_merge()->set_action(pause ? proto::Merge::PAUSE
-                                            : proto::Merge::START);
+  if (pause) return client->PauseMerge(arguments[0]);
+  ControlClient::MergeOptions options = {.undo_log_path = log};
   if (const std::string rate = absl::GetFlag(FLAGS_rate); !rate.empty()) {
     uint64_t bytes = 0;
     absl::Status parsed = ParseBytes("rate", rate, &bytes);
     if (!parsed.ok()) return parsed;
-    request.mutable_merge()->set_rate_bytes_per_s(bytes);
+    options.rate_bytes_per_s = bytes;
   }
-  absl::Status started = SendMerge(&*client, log, std::move(request));
+  absl::Status started =
+      StartMergeBy(&*client, arguments[0], std::move(options));
   if (!started.ok() || !absl::GetFlag(FLAGS_wait)) return started;
   return WaitForMerge(&*client, arguments[0]);
 }
@@ -364,31 +352,30 @@ absl::Status Throttle(const Arguments& arguments) {
   if (!arguments.empty()) {
     return absl::InvalidArgumentError("throttle takes flags only");
   }
-  proto::Request request;
-  proto::Throttle* throttle = request.mutable_throttle();
+  proto::Throttle limits;
   absl::Status status;
   if (const std::string rate = absl::GetFlag(FLAGS_rate); !rate.empty()) {
     uint64_t bytes = 0;
     status.Update(ParseBytes("rate", rate, &bytes));
-    throttle->set_rate_bytes_per_s(bytes);
+    limits.set_rate_bytes_per_s(bytes);
   }
   if (const std::string pressure = absl::GetFlag(FLAGS_pressure);
       !pressure.empty()) {
     uint32_t percent = 0;
     status.Update(ParseCount("pressure", pressure, &percent));
-    throttle->set_pressure_percent(percent);
+    limits.set_pressure_percent(percent);
   }
   if (const std::string merges = absl::GetFlag(FLAGS_merges); !merges.empty()) {
     uint32_t count = 0;
     status.Update(ParseCount("merges", merges, &count));
-    throttle->set_merges_max(count);
+    limits.set_merges_max(count);
   }
   if (!status.ok()) return status;
-  auto client = ControlClient::Connect(absl::GetFlag(FLAGS_control));
+  auto client = ControlClient::Connect({.path = absl::GetFlag(FLAGS_control)});
   if (!client.ok()) return client.status();
-  auto response = client->Call(request);
-  if (!response.ok()) return response.status();
-  if (!absl::GetFlag(FLAGS_quiet)) PrintThrottle(response->daemon());
+  auto in_force = client->Throttle(limits);
+  if (!in_force.ok()) return in_force.status();
+  if (!absl::GetFlag(FLAGS_quiet)) PrintThrottle(*in_force);
   return absl::OkStatus();
 }
 
@@ -400,30 +387,28 @@ absl::Status Status(const Arguments& arguments) {
   if (absl::GetFlag(FLAGS_watch) && name.empty()) {
     return absl::InvalidArgumentError("status --watch needs a device name");
   }
-  auto client = ControlClient::Connect(absl::GetFlag(FLAGS_control));
+  auto client = ControlClient::Connect({.path = absl::GetFlag(FLAGS_control)});
   if (!client.ok()) return client.status();
   if (absl::GetFlag(FLAGS_watch)) return Watch(&*client, name);
-  proto::Request request;
-  request.mutable_status()->set_name(name);
-  auto response = client->Call(request);
-  if (!response.ok()) return response.status();
+  auto status = client->Status(name);
+  if (!status.ok()) return status.status();
   if (absl::GetFlag(FLAGS_json)) {
     nlohmann::ordered_json json;
-    json["daemon"] = ToJson(response->daemon());
+    json["daemon"] = ToJson(status->daemon);
     json["devices"] = nlohmann::ordered_json::array();
-    for (const proto::DeviceStatus& device : response->devices()) {
+    for (const proto::DeviceStatus& device : status->devices) {
       json["devices"].push_back(ToJson(device));
     }
     printf("%s\n", json.dump(2).c_str());
     return absl::OkStatus();
   }
-  const proto::DaemonStatus& daemon = response->daemon();
-  printf("dmuserd %s, pid %u, %u thread%s, %llu KiB anonymous, %d device%s\n",
+  const proto::DaemonStatus& daemon = status->daemon;
+  printf("dmuserd %s, pid %u, %u thread%s, %llu KiB anonymous, %zu device%s\n",
          daemon.version().c_str(), daemon.pid(), daemon.threads(),
          daemon.threads() == 1 ? "" : "s",
          static_cast<unsigned long long>(daemon.anonymous_bytes() / 1024),
-         response->devices_size(), response->devices_size() == 1 ? "" : "s");
-  for (const proto::DeviceStatus& device : response->devices()) {
+         status->devices.size(), status->devices.size() == 1 ? "" : "s");
+  for (const proto::DeviceStatus& device : status->devices) {
     PrintDevice(device);
   }
   return absl::OkStatus();

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// inherited_socket.h - a socket that was made for this daemon by its starter.
+//
+// Android's init binds the sockets of a service's .rc file and passes each as
+// an open file, whose number is in the environment: ANDROID_SOCKET_NAME for
+// /dev/socket/NAME, with '_' for what is neither letter nor digit.
+#ifndef DAEMON_CONTROL_INHERITED_SOCKET_H_
+#define DAEMON_CONTROL_INHERITED_SOCKET_H_
+
+#include <string>
+
+namespace dmu {
+
+// The number of the open file for the socket at `path`, by its last component;
+// -1 when the environment names none. Whether it is that socket is for
+// Server::Adopt to find out.
+int InheritedAndroidSocket(const std::string& path);
+
+}  // namespace dmu
+
+#endif  // DAEMON_CONTROL_INHERITED_SOCKET_H_
