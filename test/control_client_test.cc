@@ -5,7 +5,7 @@
 // stands at the other end.
 // Method: the real daemon's parts (control_host.h) on a thread of their own,
 // the client on this one; and sockets on which the test answers by hand.
-#include "client/control_client.h"
+#include "tools/client/control_client.h"
 
 #include <poll.h>
 #include <stdlib.h>

@@ -10,7 +10,7 @@ workspace=$(dirname "$(readlink -f WORKSPACE)")
 tidy=$workspace/test/tidy.sh
 bad=$TEST_TMPDIR/bad
 rm -rf "$bad"
-mkdir -p "$bad"/{client,daemon/cow,daemon/io,dm-user,test,tools}
+mkdir -p "$bad"/{daemon/cow,daemon/io,dm-user,test,tools/client}
 cp "$workspace/.clang-format" "$bad"
 
 expect_only() {
@@ -42,7 +42,7 @@ try() {
 try "daemon/cow/a.h: the first line" daemon/cow/a.h '// Text.'
 try "daemon/cow must not include daemon/io" daemon/cow/a.cc "$APACHE" \
   '#include "daemon/io/loop.h"'
-try "client must not include tools" client/a.cc "$APACHE" \
+try "tools/client must not include tools" tools/client/a.cc "$APACHE" \
   '#include "tools/dm.h"'
 try "only tests include test/" tools/a.cc "$APACHE" '#include "test/fake.h"'
 try "compat.h only" dm-user/a.c "$GPL" '#if LINUX_VERSION_CODE < 1' '#endif'

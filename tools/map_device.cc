@@ -12,9 +12,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "client/control_client.h"
 #include "daemon/base/buffer_pool.h"
 #include "daemon/cow/loader.h"
+#include "tools/client/control_client.h"
 #include "tools/cow_file.h"
 #include "tools/dm.h"
 #include "tools/file_io.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "client/control_client.h"
+#include "tools/client/control_client.h"
 
 #include <errno.h>
 #include <fcntl.h>

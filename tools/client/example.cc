@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <string>
 
-#include "client/control_client.h"
+#include "tools/client/control_client.h"
 
 namespace {
 

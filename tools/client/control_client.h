@@ -35,8 +35,8 @@
 //
 // A client belongs to one thread at a time. It takes no signals and starts no
 // threads; a daemon that ends gives an error, never SIGPIPE.
-#ifndef CLIENT_CONTROL_CLIENT_H_
-#define CLIENT_CONTROL_CLIENT_H_
+#ifndef TOOLS_CLIENT_CONTROL_CLIENT_H_
+#define TOOLS_CLIENT_CONTROL_CLIENT_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -179,4 +179,4 @@ class ControlClient {
 
 }  // namespace dmu
 
-#endif  // CLIENT_CONTROL_CLIENT_H_
+#endif  // TOOLS_CLIENT_CONTROL_CLIENT_H_
