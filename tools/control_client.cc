@@ -103,4 +103,30 @@ absl::StatusOr<proto::Response> ControlClient::Next() {
   }
 }
 
+absl::StatusOr<proto::Response> ControlClient::Status(const std::string& name) {
+  proto::Request request;
+  request.mutable_status()->set_name(name);
+  return Call(std::move(request));
+}
+
+absl::StatusOr<proto::Response> ControlClient::StatusWithLatency(
+    const std::string& name) {
+  absl::StatusOr<proto::Response> all = Status(name);
+  if (!all.ok()) return all;
+  google::protobuf::RepeatedPtrField<proto::DeviceStatus> devices;
+  devices.Swap(all->mutable_devices());
+  for (const proto::DeviceStatus& device : devices) {
+    proto::Request request;
+    request.mutable_status()->set_name(device.name());
+    request.mutable_status()->set_latency(true);
+    absl::StatusOr<proto::Response> one = Call(std::move(request));
+    if (absl::IsNotFound(one.status()) && name.empty()) continue;
+    if (!one.ok()) return one;
+    for (proto::DeviceStatus& found : *one->mutable_devices()) {
+      *all->add_devices() = std::move(found);
+    }
+  }
+  return all;
+}
+
 }  // namespace dmu::tools

@@ -24,6 +24,12 @@ class ControlClient {
   // answers with comes back as the status.
   absl::StatusOr<proto::Response> Call(proto::Request request);
 
+  // The status of a device, or of all when name is empty.
+  absl::StatusOr<proto::Response> Status(const std::string& name);
+  // With latencies: asks for one device after the other, as all of them need
+  // not fit into one answer. A device that goes meanwhile is left out.
+  absl::StatusOr<proto::Response> StatusWithLatency(const std::string& name);
+
   // The next response to the last Call, for verbs that stream events.
   absl::StatusOr<proto::Response> Next();
 

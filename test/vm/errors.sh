@@ -1,0 +1,178 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Goal: one failed I/O of what is below fails one request, whatever failed and
+# however it comes back; the status, the events and the log say what it was, and
+# a merge waits to be started again.
+# Method: real devices that fail, vanish, are full or are cut, and are mended.
+# Disks: vda old image (base), vdb COW, vdc new image.
+set -euo pipefail
+# shellcheck source=tools/lib/guest-daemon.sh
+source /vm/guest-daemon.sh
+
+# read_at DEVICE MIB - one MiB, not from any cache.
+read_at() { dd if="$1" of=/run/read bs=1M count=1 skip="$2" iflag=direct; }
+write_at() { dd if="$3" of="$1" bs=1M count=1 seek="$2" oflag=direct; }
+good() { "$@" 2>/run/dd.log || fail "'$*' failed: $(cat /run/dd.log)"; }
+bad() { ! "$@" 2>/run/dd.log || fail "'$*' did not fail"; }
+
+# says NAME TEXT... - all of them are in the device's status.
+says() {
+  local name=$1 text
+  shift
+  dmuserctl status "$name" --json >/run/status.json
+  for text; do
+    grep -qF -- "$text" /run/status.json ||
+      fail "status of $name has no $text: $(cat /run/status.json)"
+  done
+}
+
+# error_count NAME - requests of the device that failed.
+error_count() {
+  dmuserctl status "$1" --json | sed -n 's/.*"errors": \([0-9]*\).*/\1/p'
+}
+
+# becomes NAME TABLE - another table for a device that stays open.
+becomes() {
+  dmsetup reload "$1" --table "$2"
+  dmsetup suspend --noflush "$1"
+  dmsetup resume "$1"
+}
+
+mkdir -p /run/disks
+mount -t tmpfs -o size=64M tmpfs /run/disks
+modprobe brd rd_nr=2 rd_size=16384
+head -c 1M /dev/urandom >/run/mib
+start_daemon
+
+# 1. The backing device fails, and comes back behind the same open file.
+sectors=$((16384 * 2))
+dmsetup create below --table "0 $sectors linear /dev/ram0 0"
+dmsetup mknodes below
+dmuserctl map f --quiet --file /dev/mapper/below
+dmuserctl map other --quiet --file /dev/ram1
+good write_at /dev/mapper/f 3 /run/mib
+exec 8< <(exec dmuserctl status f --watch --json 2>/dev/null)
+read -r first <&8
+[[ $first != *last_error* ]] || fail "an error before the first: $first"
+becomes below "0 $sectors error"
+bad read_at /dev/mapper/f 3
+good read_at /dev/mapper/other 3
+says f '"class": "io"' '/dev/mapper/below' 'Input/output error' \
+  '"errno": 5' '"op": "read"'
+read -r event <&8
+[[ $event == *'"last_error":{"text":"read of '* ]] || fail "event: $event"
+bad write_at /dev/mapper/f 3 /run/mib
+[ "$(error_count other)" -eq 0 ] || fail "another device has errors"
+becomes below "0 $sectors linear /dev/ram0 0"
+good read_at /dev/mapper/f 3
+cmp /run/read /run/mib || fail "what came back is not what was there"
+before=$(error_count f)
+good write_at /dev/mapper/f 5 /run/mib
+[ "$(error_count f)" -eq "$before" ] || fail "errors after it came back"
+exec 8<&-
+grep -q 'f: read of .* I/O error: /dev/mapper/below' /run/dmuserd.log ||
+  fail "the log: $(cat /run/dmuserd.log)"
+# 2 MiB in pieces of 64 KiB failed, and the log has not a line for each.
+lines=$(grep -c 'I/O error' /run/dmuserd.log)
+[ "$lines" -le 20 ] || fail "$lines lines for one broken disk"
+dmuserctl unmap f
+dmsetup remove below
+
+# 2. The backing device is pulled.
+modprobe null_blk nr_devices=0
+mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+null=/sys/kernel/config/nullb/pulled
+mkdir "$null"
+echo 16 >"$null/size"
+echo 1 >"$null/memory_backed"
+echo 1 >"$null/power"
+node=/dev/nullb$(cat "$null/index")
+if [ ! -b "$node" ]; then
+  IFS=: read -r major minor <"/sys/block/${node##*/}/dev"
+  mknod "$node" b "$major" "$minor"
+fi
+dmuserctl map f --quiet --file "$node"
+good write_at /dev/mapper/f 1 /run/mib
+good read_at /dev/mapper/f 1
+echo 0 >"$null/power"
+bad read_at /dev/mapper/f 1
+says f '"class": "gone"' '"op": "read"' "$node" 'No such device'
+bad write_at /dev/mapper/f 2 /run/mib
+says f '"class": "gone"' '"op": "write"'
+# What takes its place is another disk: not touched until it is mapped.
+echo 1 >"$null/power"
+bad read_at /dev/mapper/f 1
+dmuserctl unmap f
+dmuserctl map f --quiet --file "$node"
+good read_at /dev/mapper/f 1
+dmuserctl unmap f
+
+# 3. No space, and space again.
+mkdir /run/small
+mount -t tmpfs -o size=2M tmpfs /run/small
+truncate -s 8M /run/small/file
+dmuserctl map f --quiet --file /run/small/file
+good write_at /dev/mapper/f 0 /run/mib
+bad dd if=/dev/zero of=/dev/mapper/f bs=1M seek=1 count=4 oflag=direct
+says f '"class": "no_space"' '/run/small/file' 'No space left on device'
+good read_at /dev/mapper/f 0
+cmp /run/read /run/mib || fail "the full file lost what it had"
+mount -o remount,size=16M /run/small
+good write_at /dev/mapper/f 4 /run/mib
+good read_at /dev/mapper/f 4
+cmp /run/read /run/mib || fail "what was written with space again"
+dmuserctl unmap f
+
+# 4. The COW file is cut under the device, and put right again.
+cp /dev/vda /run/disks/base
+cp /dev/vdb /run/disks/cow
+dmuserctl map s --quiet --cow /run/disks/cow --base /run/disks/base
+cp /run/disks/cow /run/disks/whole
+truncate -s 2200000 /run/disks/cow
+drop_caches
+bad dd if=/dev/mapper/s of=/dev/null bs=1M iflag=direct
+says s '"class": "short"' '/run/disks/cow' '"state": "serving"'
+grep -q 's: read of .* cut short: /run/disks/cow' /run/dmuserd.log ||
+  fail "the log: $(tail -5 /run/dmuserd.log)"
+cat /run/disks/whole >/run/disks/cow
+same /dev/mapper/s /dev/vdc
+dmuserctl unmap s
+
+# 5. A merge whose base cannot be written, then not be read either.
+sectors=$(blockdev --getsz /dev/vda)
+dmsetup create base --table "0 $sectors linear /dev/vda 0"
+dmsetup mknodes base
+dmuserctl map s --quiet --cow /dev/vdb --base /dev/mapper/base
+becomes base "0 $sectors flakey /dev/vda 0 0 3600 1 error_writes"
+expect 7 'Input/output error' dmuserctl merge s --wait --quiet
+says s '"state": "failed"' '/dev/mapper/base' '"state": "serving"'
+same /dev/mapper/s /dev/vdc
+[ "$(error_count s)" -eq 0 ] || fail "a request failed for the merge's error"
+becomes base "0 $sectors error"
+expect 7 'Input/output error' dmuserctl merge s --wait --quiet
+bad read_at /dev/mapper/s 0
+becomes base "0 $sectors linear /dev/vda 0"
+same /dev/mapper/s /dev/vdc
+dmuserctl merge s --wait --quiet
+same /dev/mapper/s /dev/vdc
+same /dev/vda /dev/vdc
+
+# The times of all this, for people and machines.
+dmuserctl status s --latency >/run/status
+grep -qE '^  read +[1-9]' /run/status || fail "latency: $(cat /run/status)"
+dmuserctl metrics >/run/metrics
+grep -q '^dmuserd_device_request_duration_seconds_count{device="s",op="read"} [1-9]' \
+  /run/metrics || fail "metrics: $(cat /run/metrics)"
+grep -q '^dmuserd_merge_state{device="s",state="done"} 1' /run/metrics ||
+  fail "metrics: $(cat /run/metrics)"
+dmuserctl unmap s
+dmuserctl unmap other
+stop_daemon
+
+# The kernel's log, where there is no other.
+start_daemon --log kmsg
+dmuserctl map k --quiet --null 1048576
+dmesg | grep -q 'dmuserd: k: serving' || fail "dmesg: $(dmesg | tail -5)"
+dmuserctl unmap k
+stop_daemon
