@@ -11,8 +11,13 @@ set -euo pipefail
 source /vm/guest-daemon.sh
 
 # read_at DEVICE MIB - one MiB, not from any cache.
-read_at() { dd if="$1" of=/run/read bs=1M count=1 skip="$2" iflag=direct; }
-write_at() { dd if="$3" of="$1" bs=1M count=1 seek="$2" oflag=direct; }
+read_at() {
+  drop_caches
+  dd if="$1" of=/run/read bs=1M count=1 skip="$2" iflag=direct
+}
+# write_at DEVICE MIB FILE - and through all caches: what a write leaves in the
+# cache of the backing device fails at the flush, as on a disk with a cache.
+write_at() { dd if="$3" of="$1" bs=1M count=1 seek="$2" oflag=direct conv=fsync; }
 good() { "$@" 2>/run/dd.log || fail "'$*' failed: $(cat /run/dd.log)"; }
 bad() { ! "$@" 2>/run/dd.log || fail "'$*' did not fail"; }
 
@@ -42,7 +47,7 @@ becomes() {
 mkdir -p /run/disks
 mount -t tmpfs -o size=64M tmpfs /run/disks
 modprobe brd rd_nr=2 rd_size=16384
-head -c 1M /dev/urandom >/run/mib
+head -c 1048576 /dev/urandom >/run/mib
 start_daemon
 
 # 1. The backing device fails, and comes back behind the same open file.
@@ -81,17 +86,14 @@ dmsetup remove below
 
 # 2. The backing device is pulled.
 modprobe null_blk nr_devices=0
-mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+mount -t configfs none /sys/kernel/config
 null=/sys/kernel/config/nullb/pulled
 mkdir "$null"
 echo 16 >"$null/size"
 echo 1 >"$null/memory_backed"
 echo 1 >"$null/power"
-node=/dev/nullb$(cat "$null/index")
-if [ ! -b "$node" ]; then
-  IFS=: read -r major minor <"/sys/block/${node##*/}/dev"
-  mknod "$node" b "$major" "$minor"
-fi
+node=/dev/pulled
+[ -b "$node" ] || fail "no $node: $(ls /sys/block)"
 dmuserctl map f --quiet --file "$node"
 good write_at /dev/mapper/f 1 /run/mib
 good read_at /dev/mapper/f 1
