@@ -125,6 +125,7 @@ good write_at /dev/mapper/f 4 /run/mib
 good read_at /dev/mapper/f 4
 cmp /run/read /run/mib || fail "what was written with space again"
 dmuserctl unmap f
+umount /run/small
 
 # 4. The COW file is cut under the device, and put right again.
 cp /dev/vda /run/disks/base
@@ -141,7 +142,33 @@ cat /run/disks/whole >/run/disks/cow
 same /dev/mapper/s /dev/vdc
 dmuserctl unmap s
 
-# 5. A merge whose base cannot be written, then not be read either.
+# 5. No space for the undo log of a merge: its room, taken at the start, is
+# given away behind its back.
+old=$(sha256sum </dev/vda)
+mount -t tmpfs -o size=80M tmpfs /run/small
+log=/run/small/undo.log
+dmuserctl map s --quiet --cow /dev/vdb --base /dev/vda
+dmuserctl merge s --undo-log "$log" --rate 4M
+wait_merged_bytes s 1
+dmuserctl merge s --pause
+until dmuserctl status s --json | grep -q '"state": "idle"'; do :; done
+room=$(stat -c %s "$log")
+truncate -s "$(status_number undo_log_bytes)" "$log"
+truncate -s "$room" "$log"
+! dd if=/dev/zero of=/run/small/fill bs=64k 2>/dev/null || fail "not full"
+expect 7 'No space left on device' dmuserctl merge s --rate none --wait --quiet
+says s '"state": "failed"' "$log" '"state": "serving"'
+same /dev/mapper/s /dev/vdc
+[ "$(error_count s)" -eq 0 ] || fail "a request failed for the undo log's error"
+rm /run/small/fill
+dmuserctl merge s --wait --quiet
+same /dev/mapper/s /dev/vdc
+dmuserctl unmap s
+dmuserctl merge undo /dev/vdb --base /dev/vda --undo-log "$log" --quiet
+[ "$(sha256sum </dev/vda)" = "$old" ] || fail "the merge cannot be taken back"
+umount /run/small
+
+# 6. A merge whose base cannot be written, then not be read either.
 sectors=$(blockdev --getsz /dev/vda)
 dmsetup create base --table "0 $sectors linear /dev/vda 0"
 dmsetup mknodes base
