@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/base/cause_text.h"
 #include "daemon/io/loop_epoll.h"
 #include "gtest/gtest.h"
 
@@ -237,6 +238,23 @@ TEST_F(DiskFileTest, ALimitIsNoSpaceAndNoSignal) {
   EXPECT_TRUE(std::all_of(bytes.begin(), bytes.begin() + 10'000 - 8192,
                           [](uint8_t byte) { return byte == 9; }));
   EXPECT_EQ(bytes[1900], content_[8192 + 1900]);
+}
+
+TEST_F(DiskFileTest, CausesInWords) {
+  EXPECT_STREQ(CauseText({}).text(), "");
+  EXPECT_STREQ(CauseText({.where = ""}).text(), "");
+  EXPECT_STREQ(CauseText({.where = "/dev/x"}).text(), ": /dev/x");
+  EXPECT_STREQ(CauseText({.where = "/dev/x", .offset = 0}).text(),
+               ": /dev/x at offset 0");
+  EXPECT_STREQ(CauseText({.error = EIO}).text(), ": Input/output error");
+  EXPECT_STREQ(
+      CauseText({.where = "/dev/x", .offset = 4096, .error = ENOSPC}).text(),
+      ": /dev/x at offset 4096: No space left on device");
+  EXPECT_STREQ(CauseText({.where = "/dev/x", .error = 54321}).text(),
+               ": /dev/x");
+  const std::string long_path(5000, 'x');
+  EXPECT_EQ(CauseText({.where = long_path.c_str(), .error = EIO}).text(),
+            ": " + long_path.substr(0, 189));
 }
 
 TEST_F(DiskFileTest, WhatIsNoDiskIsRefusedAtOnce) {

@@ -4,10 +4,10 @@
 #include "daemon/backend/merge_runner.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include <new>
 
+#include "daemon/base/cause_text.h"
 #include "daemon/base/check.h"
 #include "daemon/cow/unit.h"
 
@@ -297,10 +297,8 @@ void MergeRunner::Stopped() {
 
 void MergeRunner::DescribeFailure() {
   if (cause_.where == nullptr) return;
-  const char* text = strerrordesc_np(cause_.error);
-  const bool known = cause_.error != 0 && text != nullptr;
-  snprintf(error_, sizeof(error_), "%s (%s%s%s)", parts_.engine->error(),
-           cause_.where, known ? ": " : "", known ? text : "");
+  snprintf(error_, sizeof(error_), "%s%s", parts_.engine->error(),
+           CauseText(cause_).text());
 }
 
 uint8_t* MergeRunner::StoredBytes(const Slot& slot) const {

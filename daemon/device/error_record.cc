@@ -2,8 +2,9 @@
 #include "daemon/device/error_record.h"
 
 #include <stdio.h>
-#include <string.h>
 #include <time.h>
+
+#include "daemon/base/cause_text.h"
 
 namespace dmu {
 
@@ -70,27 +71,11 @@ void ErrorRecord::Describe(const Request& request) {
   last_error_ = request.cause.error;
   last_status_ = request.status;
   last_op_ = request.op;
-  int used = snprintf(last_text_, sizeof(last_text_),
-                      "%s of %llu bytes at sector %llu: %s", OpName(request.op),
-                      static_cast<unsigned long long>(request.length_bytes),
-                      static_cast<unsigned long long>(request.sector),
-                      IoStatusName(request.status));
-  const IoCause& cause = request.cause;
-  const auto add = [this, &used](const char* format, auto value) {
-    if (used < 0 || used >= kTextBytesMax) return;
-    used +=
-        snprintf(last_text_ + used,
-                 sizeof(last_text_) - static_cast<size_t>(used), format, value);
-  };
-  if (cause.where != nullptr && *cause.where != '\0') add(": %s", cause.where);
-  if (cause.offset != IoCause::kNoOffset) {
-    add(" at offset %llu", static_cast<unsigned long long>(cause.offset));
-  }
-  // Without a table of languages, and so without an allocation.
-  if (const char* text = strerrordesc_np(cause.error);
-      cause.error != 0 && text != nullptr) {
-    add(": %s", text);
-  }
+  snprintf(last_text_, sizeof(last_text_),
+           "%s of %llu bytes at sector %llu: %s%s", OpName(request.op),
+           static_cast<unsigned long long>(request.length_bytes),
+           static_cast<unsigned long long>(request.sector),
+           IoStatusName(request.status), CauseText(request.cause).text());
 }
 
 }  // namespace dmu

@@ -79,10 +79,10 @@ class Loop {
   // NowUs when it was first asked for in this turn: as good a time as any for
   // when the events of the turn came, and one look at the clock for all of
   // them. Not the time of anything that was done in the turn.
-  virtual uint64_t TurnUs() const = 0;
+  virtual uint64_t TurnUs() const { return NowUs(); }
 
   // Turns so far. Those of an idle loop are its wake-ups.
-  virtual uint64_t turns() const = 0;
+  virtual uint64_t turns() const { return 0; }
 
   // Turns until Stop.
   virtual void Run() = 0;

@@ -39,8 +39,6 @@ class SimLoop : public Loop {
   void Arm(Timer* timer, uint64_t delay_us) override;
   void Disarm(Timer* timer) override;
   uint64_t NowUs() const override { return now_us_; }
-  uint64_t TurnUs() const override { return now_us_; }
-  uint64_t turns() const override { return 0; }
   // Until Stop, or until there is nothing to do.
   void Run() override;
   void Stop() override { stopped_ = true; }

@@ -199,6 +199,41 @@ dmuserctl unmap s
 dmuserctl unmap other
 stop_daemon
 
+# The journal, when standard error is it: a line's fields, and none in stderr.
+mkdir -p /run/systemd/journal
+exec 8< <(exec journal_listen /run/systemd/journal/socket)
+listener=$!
+read -r first <&8
+[ "$first" = ready ] || fail "journal_listen: $first"
+touch /run/journal.stream
+rm -f /run/dmuserd.ready
+mkfifo /run/dmuserd.ready
+stream=$(stat -c %d:%i /run/journal.stream)
+JOURNAL_STREAM=$stream dmuserd --ready-fd 3 \
+  3>/run/dmuserd.ready 2>>/run/journal.stream &
+DAEMON_PID=$!
+read -r </run/dmuserd.ready || fail "dmuserd ended"
+dmuserctl map j --quiet --file /dev/ram1 --read-only
+IFS= read -r line <&8
+[[ $line == 'MESSAGE=j: serving PRIORITY=6 '*' DM_USER_DEVICE=j '* ]] ||
+  fail "the journal: $line"
+rm /run/disks/base
+truncate -s 1M /run/disks/base
+dmuserctl map c --quiet --file /run/disks/base
+IFS= read -r line <&8
+truncate -s 4096 /run/disks/base
+bad read_at /dev/mapper/c 0
+IFS= read -r line <&8
+[[ $line == 'MESSAGE=c: read of '*' PRIORITY=3 '*' DM_USER_OP=read '* &&
+  $line == *' DM_USER_SECTOR='*' DM_USER_DEVICE=c '* ]] ||
+  fail "the journal: $line"
+[ ! -s /run/journal.stream ] || fail "stderr: $(cat /run/journal.stream)"
+dmuserctl unmap c
+dmuserctl unmap j
+stop_daemon
+kill "$listener"
+exec 8<&-
+
 # The kernel's log, where there is no other.
 start_daemon --log kmsg
 dmuserctl map k --quiet --null 1048576
