@@ -39,6 +39,7 @@
 #include "daemon/device/state_store.h"
 #include "daemon/io/disk_file.h"
 #include "daemon/io/loop_epoll.h"
+#include "daemon/io/process_figures.h"
 #include "daemon/io/service_notifier.h"
 
 #ifndef PR_SET_IO_FLUSHER
@@ -69,6 +70,7 @@ struct Options {
   uint64_t memory_bytes = kMemoryBytesDefault;
   RoleGroups roles;
   MergeGovernor::Limits limits = {.active_max = kMergesDefault};
+  LogTarget log = LogTarget::kAuto;
   int ready_fd = -1;
   bool take_over = false;
 };
@@ -77,7 +79,7 @@ void PrintUsage(FILE* to) {
   fprintf(
       to,
       "Usage: dmuserd [--control PATH] [--state-dir DIR] [--memory KIB] "
-      "[--ready-fd N]\n"
+      "[--log WHERE] [--ready-fd N]\n"
       "\n"
       "Serves dm-user devices. Stays in the foreground and logs to standard "
       "error;\n"
@@ -106,6 +108,11 @@ void PrintUsage(FILE* to) {
       "its "
       "devices\n"
       "                   to this one\n"
+      "  --log WHERE      auto, stderr, prefix (stderr with <priority>), "
+      "journal or\n"
+      "                   kmsg, the kernel's log (auto: the journal when "
+      "stderr "
+      "is it)\n"
       "  --ready-fd N     write a newline to this open file once requests "
       "are served\n"
       "  --version        print the version and exit\n"
@@ -162,6 +169,27 @@ bool ParseGroup(const char* name, gid_t* group) {
   return false;
 }
 
+// Reads optarg.
+bool ParseLog(LogTarget* target) {
+  static constexpr struct {
+    const char* name;
+    LogTarget target;
+  } kTargets[] = {{"auto", LogTarget::kAuto},
+                  {"stderr", LogTarget::kStderr},
+                  {"prefix", LogTarget::kPrefix},
+                  {"journal", LogTarget::kJournal},
+                  {"kmsg", LogTarget::kKmsg}};
+  for (const auto& known : kTargets) {
+    if (strcmp(optarg, known.name) != 0) continue;
+    *target = known.target;
+    return true;
+  }
+  fprintf(stderr,
+          "dmuserd: --log %s: expected auto, stderr, prefix, journal or kmsg\n",
+          optarg);
+  return false;
+}
+
 // 0 when *options is good, else an exit code + 1; see main.
 int ParseOptions(int argc, char** argv, Options* options) {
   enum {
@@ -176,6 +204,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
     kServeGroup,
     kAndroidSocket,
     kTakeOver,
+    kLog,
     kReadyFd,
     kVersionOption,
     kHelp
@@ -192,6 +221,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
       {"serve-group", required_argument, nullptr, kServeGroup},
       {"android-socket", required_argument, nullptr, kAndroidSocket},
       {"take-over", no_argument, nullptr, kTakeOver},
+      {"log", required_argument, nullptr, kLog},
       {"ready-fd", required_argument, nullptr, kReadyFd},
       {"version", no_argument, nullptr, kVersionOption},
       {"help", no_argument, nullptr, kHelp},
@@ -259,6 +289,9 @@ int ParseOptions(int argc, char** argv, Options* options) {
       case kTakeOver:
         options->take_over = true;
         break;
+      case kLog:
+        if (!ParseLog(&options->log)) return kExitUsage + 1;
+        break;
       case kReadyFd: {
         uint64_t fd = 0;
         if (!ParseNumber("--ready-fd", 3, 1023, &fd)) return kExitUsage + 1;
@@ -300,20 +333,6 @@ void NotifyReadyFd(int fd) {
   close(fd);
 }
 
-// The value in KiB behind "key:" in a file of /proc, as bytes; 0 without it.
-uint64_t ProcKib(const char* path, const char* key) {
-  std::unique_ptr<FILE, int (*)(FILE*)> file(fopen(path, "re"), fclose);
-  if (file == nullptr) return 0;
-  char line[256];
-  const size_t key_length = strlen(key);
-  while (fgets(line, sizeof(line), file.get()) != nullptr) {
-    if (strncmp(line, key, key_length) == 0 && line[key_length] == ':') {
-      return strtoull(line + key_length + 1, nullptr, 10);
-    }
-  }
-  return 0;
-}
-
 class Daemon {
  public:
   explicit Daemon(Options options) : options_(std::move(options)) {}
@@ -327,7 +346,7 @@ class Daemon {
                 const Registry::BackendDone& done);
   void OpenSnapshot(const proto::SnapshotBackend& snapshot,
                     Registry::BackendDone done);
-  void FillStatus(proto::DaemonStatus* status) const;
+  void FillStatus(proto::DaemonStatus* status);
   absl::Status Throttle(const proto::Throttle& throttle);
   absl::Status ListenToAndroid();
   bool WatchSignals();
@@ -348,6 +367,7 @@ class Daemon {
   std::unique_ptr<Server> text_server_;
   UniqueFd signal_fd_;
   Watch signal_watch_;
+  AnonymousPeak anonymous_peak_;
   bool knows_pressure_ = false;
   bool stopping_ = false;
 };
@@ -360,6 +380,7 @@ Registry::Factories Daemon::Factories() {
   };
   factories.open_channel = [this](const std::string& name,
                                   const Geometry& geometry) {
+    anonymous_peak_.Look();  // what the back end took is there now
     return OpenMiscNode(name, geometry, loop_.get(), pool_.get());
   };
   factories.open_disk =
@@ -368,6 +389,7 @@ Registry::Factories Daemon::Factories() {
                           loop_.get());
   };
   factories.trim_memory = [this] {
+    anonymous_peak_.Look();
     pool_->Trim();
     malloc_trim(0);
   };
@@ -439,13 +461,20 @@ void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
                       loop_.get(), governor_.get(), std::move(done));
 }
 
-void Daemon::FillStatus(proto::DaemonStatus* status) const {
+void Daemon::FillStatus(proto::DaemonStatus* status) {
   status->set_version(kVersion);
   status->set_pid(static_cast<uint32_t>(getpid()));
-  status->set_anonymous_bytes(1024 *
-                              ProcKib("/proc/self/smaps_rollup", "Anonymous"));
-  status->set_threads(
-      static_cast<uint32_t>(ProcKib("/proc/self/status", "Threads")));
+  const ProcessFigures figures = ProcessFigures::Read();
+  anonymous_peak_.Look(figures.anonymous_bytes);
+  status->set_anonymous_bytes(figures.anonymous_bytes);
+  status->set_private_bytes(figures.private_bytes);
+  status->set_peak_resident_bytes(figures.peak_resident_bytes);
+  status->set_peak_anonymous_bytes(anonymous_peak_.bytes());
+  status->set_threads(figures.threads);
+  status->set_cpu_us(figures.cpu_us);
+  status->set_started_unix_ms(figures.started_unix_ms);
+  status->set_turns(loop_->turns());
+  status->set_log_lines_lost(LogLinesLost());
   status->set_pool_bytes(uint64_t{pool_->count()} * BufferPool::kBufferBytes);
   status->set_pool_used_bytes(uint64_t{pool_->in_use()} *
                               BufferPool::kBufferBytes);
@@ -535,6 +564,15 @@ void Daemon::Stop() {
 }
 
 int Daemon::Run() {
+  // Whoever read the log may end, a file may not grow beyond a limit: both are
+  // errors of one call, and no reason to end.
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);
+  if (const int error = OpenLog({.target = options_.log}); error != 0) {
+    Log(LogLevel::kError, "cannot open the log that --log asks for: %s",
+        strerror(error));
+    return kExitFailure;
+  }
   // What a request needs must never wait for a request of ours: tell the
   // memory management that this process is part of the write-out path.
   if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) {

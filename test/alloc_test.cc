@@ -31,6 +31,7 @@ class AllocTest : public ::testing::Test {
     loop_ = EpollLoop::Create();
     pool_ = BufferPool::Create(4);
     closed_.run = [](void*) {};
+    failed_.run = [](void*) { FAIL() << "a request failed"; };
     stopped_.run = [](void* context) { *static_cast<bool*>(context) = true; };
     stopped_.context = &stopped_flag_;
   }
@@ -44,7 +45,8 @@ class AllocTest : public ::testing::Test {
     auto channel = std::make_unique<StreamChannel>(
         UniqueFd(fds[1]), StreamChannel::Options{}, loop_.get(), pool_.get());
     device_ = std::make_unique<Device>("alloc", std::move(channel),
-                                       std::move(backend), &closed_);
+                                       std::move(backend), loop_.get(),
+                                       &closed_, &failed_);
     device_->Start();
   }
 
@@ -110,6 +112,7 @@ class AllocTest : public ::testing::Test {
   UniqueFd kernel_;
   std::unique_ptr<Device> device_;
   Task closed_;
+  Task failed_;
   Task stopped_;
   bool stopped_flag_ = false;
   uint8_t out_[sizeof(dm_user_message) + kPayloadMax] = {};

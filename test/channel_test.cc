@@ -74,6 +74,10 @@ class ChannelTest : public ::testing::TestWithParam<bool> {
     stopped_task_.run = [](void* context) {
       static_cast<ChannelTest*>(context)->stopped_ = true;
     };
+    failed_task_.run = [](void* context) {
+      ++static_cast<ChannelTest*>(context)->failures_told_;
+    };
+    failed_task_.context = this;
     closed_task_.context = this;
     stopped_task_.context = this;
   }
@@ -98,8 +102,9 @@ class ChannelTest : public ::testing::TestWithParam<bool> {
                                .reopen = FakeKernel::Reopen,
                                .reopen_context = &kernel_},
         loop_.get(), pool_.get());
-    device_ = std::make_unique<Device>("test", std::move(channel),
-                                       std::move(backend), &closed_task_);
+    device_ =
+        std::make_unique<Device>("test", std::move(channel), std::move(backend),
+                                 loop_.get(), &closed_task_, &failed_task_);
     device_->Start();
   }
 
@@ -145,6 +150,8 @@ class ChannelTest : public ::testing::TestWithParam<bool> {
   FakeKernel kernel_;
   std::unique_ptr<Device> device_;
   Task closed_task_;
+  Task failed_task_;
+  int failures_told_ = 0;
   Task stopped_task_;
   bool closed_ = false;
   bool stopped_ = false;
@@ -191,7 +198,10 @@ TEST_P(ChannelTest, OutOfRangeFailsThatRequestOnly) {
             DM_USER_RESP_ERROR);
   EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, end - 1, 512)).type,
             DM_USER_RESP_SUCCESS);
-  EXPECT_EQ(device_->counters().errors, 2u);
+  EXPECT_EQ(device_->errors().all(), 2u);
+  EXPECT_STREQ(device_->errors().last_text(),
+               "read of 512 bytes at sector 8192: I/O error: the device has "
+               "8192 sectors");
 }
 
 class TemporaryFile {
@@ -387,6 +397,97 @@ TEST_P(ChannelTest, NonsenseClosesTheChannel) {
     StopDevice();
     device_.reset();
   }
+}
+
+// From the turn a request came in until the back end was done with it.
+TEST_P(ChannelTest, RequestsAreTimedByKindAndCountedWhileTheyLast) {
+  using OpClass = Device::OpClass;
+  ScriptedBackend* backend = ServeScripted();
+  backend->hold = true;
+  const uint64_t sent_us = loop_->NowUs();
+  const uint64_t read = kernel_.Send(DM_USER_REQ_MAP_READ, 0, 4096);
+  const uint64_t flush = kernel_.Send(DM_USER_REQ_MAP_FLUSH, 0, 0);
+  RunUntil([&] { return backend->held.size() == 2; });
+  const uint64_t held_us = loop_->NowUs();
+  EXPECT_EQ(device_->counters().in_flight, 2u);
+  constexpr uint64_t kWaitUs = 2000;
+  while (loop_->NowUs() < held_us + kWaitUs) {
+  }
+  for (Request* request : backend->held) backend->Answer(request);
+  const uint64_t done_us = loop_->NowUs();
+  EXPECT_EQ(device_->counters().in_flight, 0u);
+  EXPECT_EQ(Answer(read).type, DM_USER_RESP_SUCCESS);
+  EXPECT_EQ(Answer(flush).type, DM_USER_RESP_SUCCESS);
+  for (const OpClass of : {OpClass::kRead, OpClass::kFlush}) {
+    const LatencyHistogram& times = device_->latency(of);
+    EXPECT_GE(times.max_us(), kWaitUs);
+    EXPECT_LE(times.max_us(), done_us - sent_us);
+    EXPECT_EQ(times.sum_us(), times.max_us());
+    EXPECT_EQ(times.count(LatencyHistogram::BucketOf(times.max_us())), 1u);
+  }
+  EXPECT_EQ(device_->latency(OpClass::kWrite).max_us(), 0u);
+  backend->hold = false;
+  Answer(kernel_.Send(DM_USER_REQ_MAP_DISCARD, 0, 4096));
+  Answer(kernel_.Send(DM_USER_REQ_MAP_WRITE, 0, 4096,
+                      std::vector<uint8_t>(4096, 1)));
+  for (const OpClass of :
+       {OpClass::kRead, OpClass::kWrite, OpClass::kFlush, OpClass::kOther}) {
+    uint64_t all = 0;
+    for (int i = 0; i < LatencyHistogram::kBuckets; ++i) {
+      all += device_->latency(of).count(i);
+    }
+    EXPECT_EQ(all, 1u) << static_cast<int>(of);
+  }
+  EXPECT_EQ(device_->counters().flushes, 1u);
+  EXPECT_EQ(device_->counters().other_requests, 2u);
+}
+
+// A file that is cut under the device, and comes back: each request that needs
+// what is gone fails, with its reason, and nothing else does.
+TEST_P(ChannelTest, ACutFileFailsTheRequestsThatNeedItAndSaysWhy) {
+  TemporaryFile file(kSizeBytes);
+  auto disk = FileDisk::Open(file.path(), {.writable = true}, loop_.get());
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  Serve(std::make_unique<FileBackend>(std::move(*disk), false, loop_.get()));
+  EXPECT_STREQ(device_->errors().last_text(), "");
+  ASSERT_EQ(truncate(file.path(), kSizeBytes / 2), 0);
+  const uint64_t middle = kSizeBytes / 2 / kSectorBytes;
+  EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, middle, 4096)).type,
+            DM_USER_RESP_ERROR);
+  EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, middle - 8, 8192)).type,
+            DM_USER_RESP_ERROR);
+  EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, middle - 8, 4096)).type,
+            DM_USER_RESP_SUCCESS);
+  const ErrorRecord& errors = device_->errors();
+  EXPECT_EQ(errors.all(), 2u);
+  EXPECT_EQ(errors.count(IoStatus::kShort), 2u);
+  EXPECT_EQ(errors.last_status(), IoStatus::kShort);
+  EXPECT_EQ(errors.last_sector(), middle - 8);
+  EXPECT_EQ(std::string(errors.last_text()),
+            "read of 8192 bytes at sector " + std::to_string(middle - 8) +
+                ": cut short: " + file.path() + " at offset " +
+                std::to_string((middle - 8) * kSectorBytes));
+  EXPECT_GT(errors.last_unix_ms(), 1'600'000'000'000u);
+  EXPECT_GE(failures_told_, 1);
+  ASSERT_EQ(truncate(file.path(), kSizeBytes), 0);
+  EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, middle, 4096)).type,
+            DM_USER_RESP_SUCCESS);
+  EXPECT_EQ(errors.all(), 2u);
+}
+
+// All are counted, few are told: who watches a broken disk is not flooded.
+TEST_P(ChannelTest, ManyFailuresAreToldSparingly) {
+  ScriptedBackend* backend = ServeScripted();
+  backend->fail_offset = 0;
+  constexpr int kFailures = 300;
+  for (int i = 0; i < kFailures; ++i) {
+    EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, 0, 512)).type,
+              DM_USER_RESP_ERROR);
+  }
+  RunUntilIdle();
+  EXPECT_EQ(device_->errors().all(), uint64_t{kFailures});
+  EXPECT_GE(failures_told_, 1);
+  EXPECT_LE(failures_told_, 20);
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, ChannelTest, testing::Bool(),

@@ -6,6 +6,8 @@
 #ifndef TEST_CONTROL_HOST_H_
 #define TEST_CONTROL_HOST_H_
 
+#include <errno.h>
+
 #include <functional>
 #include <map>
 #include <memory>
@@ -30,6 +32,12 @@ namespace dmu {
 
 inline constexpr uint64_t kHostSizeBytes = 1 << 20;
 
+// Ends a request as a storage that failed would.
+inline void FailWith(Request* request, IoStatus status, int error) {
+  request->cause = {.where = "/some/disk", .offset = 4096, .error = error};
+  request->Complete(status);
+}
+
 class NoDisk : public Disk {
  public:
   uint64_t size_bytes() const override { return 0; }
@@ -41,6 +49,15 @@ class MergeableBackend : public NullBackend, public MergeControl {
  public:
   explicit MergeableBackend(Loop* loop) : NullBackend(kHostSizeBytes, loop) {}
   MergeControl* merge() override { return this; }
+  void Submit(Request* request) override {
+    if (fail_status == IoStatus::kOk) {
+      NullBackend::Submit(request);
+    } else {
+      FailWith(request, fail_status, EIO);
+    }
+  }
+  IoStatus fail_status = IoStatus::kOk;
+
   void KeepUndoLog(std::unique_ptr<Disk> log,
                    std::function<void(absl::Status)> done) override {
     log_ = std::move(log);

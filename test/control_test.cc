@@ -5,6 +5,7 @@
 // needs.
 // Method: the real server, service, registry and state store on the real loop,
 // with null devices over the fake kernel; a client that shares the thread.
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,19 @@ class ControlTest : public ::testing::Test {
     return request;
   }
 
+  // Sends a read to the device and sees its answer through.
+  uint64_t Read(const std::string& name) {
+    FakeKernel& kernel = daemon_->kernels[name];
+    const uint64_t seq = kernel.Send(DM_USER_REQ_MAP_READ, 8, 4096);
+    std::optional<FakeKernel::Reply> reply;
+    for (int i = 0; i < 100 && !reply.has_value(); ++i) {
+      kernel.Pump();
+      daemon_->loop->Turn(/*wait=*/false);
+      reply = kernel.TakeReply(seq);
+    }
+    return reply.has_value() ? reply->type : UINT64_MAX;
+  }
+
   static constexpr int Code(absl::StatusCode code) {
     return static_cast<int>(code);
   }
@@ -202,6 +216,95 @@ TEST_F(ControlTest, AttachServeStatusDetach) {
   EXPECT_EQ(client.CodeOf(Detach("a")), 0);
   EXPECT_EQ(client.CodeOf(Status("a")), Code(absl::StatusCode::kNotFound));
   EXPECT_NE(access((directory_ + "/state/a").c_str(), F_OK), 0);
+}
+
+TEST_F(ControlTest, LatenciesAreToldWhenAskedFor) {
+  Client client = Connect();
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  ASSERT_EQ(Read("a"), DM_USER_RESP_SUCCESS);
+  ASSERT_EQ(Read("a"), DM_USER_RESP_SUCCESS);
+  client.Send(Status("a"));
+  auto status = client.Receive();
+  ASSERT_TRUE(status.has_value());
+  EXPECT_EQ(status->devices(0).latency_size(), 0);
+  proto::Request request = Status("a");
+  request.mutable_status()->set_latency(true);
+  client.Send(request);
+  status = client.Receive();
+  ASSERT_TRUE(status.has_value());
+  ASSERT_EQ(status->devices(0).latency_size(), 1) << "reads are all there were";
+  const proto::Latency& latency = status->devices(0).latency(0);
+  EXPECT_EQ(latency.op(), proto::Latency::READ);
+  EXPECT_EQ(latency.count(), 2u);
+  EXPECT_LE(latency.max_us(), latency.sum_us());
+  uint64_t counted = 0;
+  uint64_t below_us = 0;
+  for (const proto::Latency::Bucket& bucket : latency.buckets()) {
+    EXPECT_TRUE(bucket.below_us() == 0 || bucket.below_us() > below_us);
+    below_us = bucket.below_us();
+    counted += bucket.count();
+  }
+  EXPECT_EQ(counted, 2u);
+}
+
+// A failed request is in the status, and an event.
+TEST_F(ControlTest, FailedRequestsAreToldAndShown) {
+  Client client = Connect();
+  Client watcher = Connect();
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  watcher.Send(Watch("a"));
+  auto event = watcher.Receive();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_FALSE(event->devices(0).has_last_error());
+  daemon_->backends["a"]->fail_status = IoStatus::kGone;
+  EXPECT_EQ(Read("a"), DM_USER_RESP_ERROR);
+  event = watcher.Receive();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_TRUE(event->more());
+  ASSERT_TRUE(event->devices(0).has_last_error());
+  const proto::LastError last = event->devices(0).last_error();
+  EXPECT_EQ(last.text(),
+            "read of 4096 bytes at sector 8: device gone: /some/disk at offset "
+            "4096: Input/output error");
+  EXPECT_EQ(last.error_class(), "gone");
+  EXPECT_EQ(last.op(), "read");
+  EXPECT_EQ(last.sector(), 8u);
+  EXPECT_EQ(last.error_number(), EIO);
+  daemon_->backends["a"]->fail_status = IoStatus::kNoSpace;
+  EXPECT_EQ(Read("a"), DM_USER_RESP_ERROR);
+  daemon_->backends["a"]->fail_status = IoStatus::kOk;
+  EXPECT_EQ(Read("a"), DM_USER_RESP_SUCCESS);
+  client.Send(Status("a"));
+  const auto status = client.Receive();
+  ASSERT_TRUE(status.has_value());
+  const proto::DeviceStatus& device = status->devices(0);
+  EXPECT_EQ(device.errors(), 2u);
+  ASSERT_EQ(device.errors_by_class_size(), 2);
+  EXPECT_EQ(device.errors_by_class(0).error_class(), "no_space");
+  EXPECT_EQ(device.errors_by_class(1).error_class(), "gone");
+  EXPECT_EQ(device.last_error().error_class(), "no_space");
+  EXPECT_EQ(device.in_flight(), 0u);
+}
+
+// Killed at every byte of what they say: nobody else notices.
+TEST_F(ControlTest, ClientsThatAreKilledMidMessage) {
+  Client good = Connect();
+  ASSERT_EQ(good.CodeOf(Attach("a")), 0);
+  proto::Request request = Watch("a");
+  request.set_version(kControlVersion);
+  std::string frame;
+  AppendFrame(request.SerializeAsString(), &frame);
+  for (size_t bytes = 0; bytes <= frame.size(); ++bytes) {
+    {
+      Client killed = Connect();
+      killed.SendBytes(frame.substr(0, bytes));
+      daemon_->loop->Turn(/*wait=*/false);
+      daemon_->loop->Turn(/*wait=*/false);
+    }
+    // Its answers, and events, have nobody to go to.
+    daemon_->backends["a"]->Set(MergeStatus::State::kRunning, bytes);
+    ASSERT_EQ(good.CodeOf(Status("a")), 0) << bytes;
+  }
 }
 
 TEST_F(ControlTest, ErrorsHaveTheirCodes) {

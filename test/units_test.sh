@@ -25,7 +25,7 @@ for unit; do
 done
 # Documentation is not installed here, and there is no manager to ask.
 said=$(SYSTEMD_LOG_LEVEL=warning systemd-analyze verify --man=no \
-  "$units"/*.service 2>&1) || fail "verify: $said"
+  "$units"/*.service "$units"/*.timer 2>&1) || fail "verify: $said"
 [[ $said != *dm-user* ]] || fail "verify: $said"
 systemd-analyze security --offline=yes --threshold=25 --no-pager \
   "$units/dm-user.service" >"$TEST_TMPDIR/security.txt" 2>&1 ||

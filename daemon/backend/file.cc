@@ -119,6 +119,7 @@ void FileBackend::OnDone(void* context) {
 
 void FileBackend::Finish(Run* run, IoStatus status) {
   Request* request = run->request;
+  if (status != IoStatus::kOk) request->cause = run->op.cause;
   run->request = nullptr;
   --running_;
   if (Request* waiting = waiting_head_) {

@@ -3,8 +3,11 @@
 // merge_runner.cc - see merge_runner.h.
 #include "daemon/backend/merge_runner.h"
 
+#include <stdio.h>
+
 #include <new>
 
+#include "daemon/base/cause_text.h"
 #include "daemon/base/check.h"
 #include "daemon/cow/unit.h"
 
@@ -77,6 +80,8 @@ void MergeRunner::OnUndoLog(absl::Status status, uint64_t limit_bytes,
 void MergeRunner::Start() {
   if (stopped_ != nullptr || undo_opener_ != nullptr) return;
   no_memory_ = false;
+  error_[0] = '\0';
+  cause_ = {};
   merge::Engine* engine = parts_.engine;
   if (engine->refusal()[0] != '\0') {
     engine->Start();
@@ -173,7 +178,7 @@ MergeStatus MergeRunner::status() const {
       break;
     case merge::Engine::State::kFailed:
       status.state = MergeStatus::State::kFailed;
-      status.error = engine.error();
+      status.error = error_[0] != '\0' ? error_ : engine.error();
       break;
   }
   if (no_memory_) {
@@ -275,6 +280,7 @@ void MergeRunner::Stopped() {
   const bool waits =
       state == merge::Engine::State::kIdle && wanted_ && !no_memory_;
   to_edge_ = false;
+  if (state == merge::Engine::State::kFailed) DescribeFailure();
   if (state != merge::Engine::State::kFailed && parts_.engine->attached()) {
     parts_.engine->Detach();
     ReleaseMemory();
@@ -287,6 +293,12 @@ void MergeRunner::Stopped() {
   wanted_ = false;
   parts_.governor->Leave(&member_);
   NotifyIfChanged();
+}
+
+void MergeRunner::DescribeFailure() {
+  if (cause_.where == nullptr) return;
+  snprintf(error_, sizeof(error_), "%s%s", parts_.engine->error(),
+           CauseText(cause_).text());
 }
 
 uint8_t* MergeRunner::StoredBytes(const Slot& slot) const {
@@ -392,6 +404,9 @@ void MergeRunner::Finish(Slot* slot) {
   IoStatus status = slot->op.status;
   const bool is_unit =
       command.kind == Kind::kLoadUnit || command.kind == Kind::kXorUnit;
+  if (status != IoStatus::kOk && cause_.where == nullptr) {
+    cause_ = slot->op.cause;
+  }
   if (status == IoStatus::kOk && is_unit) status = Decode(*slot);
   slot->busy = false;
   --busy_;

@@ -85,6 +85,7 @@ class MergeRunner : public MergeControl {
   void Issue(Slot* slot);
   void Finish(Slot* slot);
   void Stopped();
+  void DescribeFailure();
   void OnUndoLog(absl::Status status, uint64_t limit_bytes,
                  const std::function<void(absl::Status)>& done);
   void NotifyIfChanged();
@@ -111,6 +112,9 @@ class MergeRunner : public MergeControl {
   // For the rate: since when it is wanted, and what was merged before.
   uint64_t wanted_since_us_ = 0;
   uint64_t wanted_from_bytes_ = 0;
+  // kFailed: the engine's sentence, and which file and error it was.
+  char error_[512] = "";
+  IoCause cause_;  // of the first command that failed since Start
   // What the listener was told last.
   MergeStatus::State told_state_ = MergeStatus::State::kIdle;
   uint64_t told_ops_ = 0;

@@ -41,6 +41,7 @@ void ReadPlan::Advance() {
   if (in_flight_ > 0) return;
   Request* request = request_;
   request_ = nullptr;
+  if (status_ != IoStatus::kOk) request->cause = cause_;
   context_->finished(context_->owner, this, request, status_);
 }
 
@@ -76,8 +77,11 @@ ReadPlan::Step ReadPlan::FetchNext() {
   return Fail(IoStatus::kCorrupt);
 }
 
-ReadPlan::Step ReadPlan::Fail(IoStatus status) {
-  if (status_ == IoStatus::kOk) status_ = status;
+ReadPlan::Step ReadPlan::Fail(IoStatus status, const IoCause& cause) {
+  if (status_ == IoStatus::kOk) {
+    status_ = status;
+    cause_ = cause;
+  }
   return Step::kGoOn;
 }
 
@@ -114,7 +118,9 @@ void ReadPlan::OnPieceRead(void* context) {
   DMU_CHECK(piece->busy && self->in_flight_ > 0);
   piece->busy = false;
   --self->in_flight_;
-  if (piece->op.status != IoStatus::kOk) self->Fail(piece->op.status);
+  if (piece->op.status != IoStatus::kOk) {
+    self->Fail(piece->op.status, piece->op.cause);
+  }
   if (piece->lease.held) {
     self->context_->leases->Release(&piece->lease);
     self->context_->lease_released(self->context_->owner);
@@ -180,7 +186,9 @@ ReadPlan::Step ReadPlan::FindOp(const merge::Piece& piece, cow::Op* op,
 void ReadPlan::OnPage(void* context, IoStatus status, const uint8_t*) {
   auto* self = static_cast<ReadPlan*>(context);
   self->waiting_ = false;
-  if (status != IoStatus::kOk) self->Fail(status);
+  if (status != IoStatus::kOk) {
+    self->Fail(status, self->context_->pages->cause());
+  }
   // The merge may have gone on: Advance asks the view again.
   self->Advance();
 }
@@ -272,11 +280,11 @@ void ReadPlan::OnXorSource(void* context) {
   self->context_->leases->Release(&io->lease);
   self->context_->lease_released(self->context_->owner);
   if (status != IoStatus::kOk) {
-    self->FinishXor(status, nullptr);
+    self->FinishXor(status, io->op.cause, nullptr);
     return;
   }
   if (const uint8_t* data = self->context_->units->Find(self->xor_op_)) {
-    self->FinishXor(IoStatus::kOk, data);
+    self->FinishXor(IoStatus::kOk, {}, data);
     return;
   }
   self->waiter_.ready = OnXorUnit;
@@ -284,13 +292,15 @@ void ReadPlan::OnXorSource(void* context) {
 }
 
 void ReadPlan::OnXorUnit(void* context, IoStatus status, const uint8_t* data) {
-  static_cast<ReadPlan*>(context)->FinishXor(status, data);
+  auto* self = static_cast<ReadPlan*>(context);
+  self->FinishXor(status, self->context_->units->cause(), data);
 }
 
-void ReadPlan::FinishXor(IoStatus status, const uint8_t* data) {
+void ReadPlan::FinishXor(IoStatus status, const IoCause& cause,
+                         const uint8_t* data) {
   waiting_ = false;
   if (status != IoStatus::kOk) {
-    Fail(status);
+    Fail(status, cause);
   } else {
     cow::XorOnto(data + unit_skip_bytes_, unit_bytes_, At());
     cursor_ += unit_bytes_;
@@ -302,7 +312,7 @@ void ReadPlan::OnUnit(void* context, IoStatus status, const uint8_t* data) {
   auto* self = static_cast<ReadPlan*>(context);
   self->waiting_ = false;
   if (status != IoStatus::kOk) {
-    self->Fail(status);
+    self->Fail(status, self->context_->units->cause());
   } else {
     // Merged or not by now, the unit holds what these blocks read as.
     std::memcpy(self->At(), data + self->unit_skip_bytes_, self->unit_bytes_);

@@ -82,7 +82,7 @@ class ReadPlan {
   Step FetchCopies(const merge::Piece& piece, uint64_t within, uint64_t bytes);
   Step FetchUnit(const merge::Piece& piece, uint64_t within, uint64_t bytes);
   Step FetchXor(const merge::Piece& piece, uint64_t within, uint64_t bytes);
-  void FinishXor(IoStatus status, const uint8_t* data);
+  void FinishXor(IoStatus status, const IoCause& cause, const uint8_t* data);
   // Reads `bytes` from `disk` to the cursor and moves it on.
   Step ReadDisk(Disk* disk, uint64_t offset, uint64_t bytes,
                 const merge::Piece* leased);
@@ -96,13 +96,14 @@ class ReadPlan {
   Step FindOp(const merge::Piece& piece, cow::Op* op,
               UnitCache::Source* source);
   PieceIo* FreePiece();
-  Step Fail(IoStatus status);
+  Step Fail(IoStatus status, const IoCause& cause = {});
   uint8_t* At() const { return request_->payload.data() + cursor_; }
   uint64_t left() const { return request_->length_bytes - cursor_; }
 
   ReadContext* context_ = nullptr;
   Request* request_ = nullptr;
   IoStatus status_ = IoStatus::kOk;  // the first error wins
+  IoCause cause_;                    // its cause
   uint64_t cursor_ = 0;  // bytes of the request fetched or in flight
   uint32_t in_flight_ = 0;
   bool waiting_ = false;  // for the unit cache or a page

@@ -50,6 +50,10 @@ class SnapshotBackend : public Backend {
   void Submit(Request* request) override;
   void Drain(Task* done) override;
   MergeControl* merge() override { return &runner_; }
+  CacheCounters cache_counters() const override {
+    return {units_->hits() + pages_->hits(),
+            units_->misses() + pages_->misses()};
+  }
 
  private:
   SnapshotBackend(Parts parts, std::unique_ptr<cow::Codec> codec,

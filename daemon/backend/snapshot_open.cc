@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "daemon/backend/mapped_memory.h"
 #include "daemon/backend/snapshot.h"
+#include "daemon/base/cause_text.h"
 #include "daemon/base/check.h"
 #include "daemon/cow/base_check.h"
 #include "daemon/merge/merged_bytes.h"
@@ -132,7 +133,8 @@ class SnapshotOpener {
     if (op_.status != IoStatus::kOk) {
       Finish(absl::InternalError(
           std::string("reading the ") + (samples_read_ ? "base" : "COW file") +
-          " to compare them failed: " + IoStatusName(op_.status)));
+          " to compare them failed: " + IoStatusName(op_.status) +
+          CauseText(op_.cause).text()));
       return;
     }
     if (samples_read_) {
@@ -149,13 +151,13 @@ class SnapshotOpener {
 
   void Feed() {
     if (wanted_.bytes > 0 && op_.status != IoStatus::kOk) {
-      char text[128];
+      char text[384];
       std::snprintf(text, sizeof(text),
                     "reading %u bytes at offset %llu of the COW file failed: "
-                    "%s",
+                    "%s%s",
                     wanted_.bytes,
                     static_cast<unsigned long long>(wanted_.offset),
-                    IoStatusName(op_.status));
+                    IoStatusName(op_.status), CauseText(op_.cause).text());
       Finish(absl::InternalError(text));
       return;
     }

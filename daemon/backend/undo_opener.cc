@@ -3,6 +3,8 @@
 // undo_opener.cc - see undo_opener.h.
 #include "daemon/backend/undo_opener.h"
 
+#include "daemon/base/cause_text.h"
+
 namespace dmu {
 
 UndoOpener::UndoOpener(std::unique_ptr<Disk> log, const cow::Image& image,
@@ -53,9 +55,9 @@ void UndoOpener::Step() {
 void UndoOpener::OnRead(void* context) {
   auto* self = static_cast<UndoOpener*>(context);
   if (self->op_.status != IoStatus::kOk) {
-    self->Finish(
-        absl::InternalError(std::string("reading the undo log failed: ") +
-                            IoStatusName(self->op_.status)));
+    self->Finish(absl::InternalError(
+        std::string("reading the undo log failed: ") +
+        IoStatusName(self->op_.status) + CauseText(self->op_.cause).text()));
     return;
   }
   absl::Status status =

@@ -47,6 +47,7 @@ const uint8_t* UnitCache::Find(uint32_t key) {
   for (uint32_t i = 0; i < entry_count_; ++i) {
     if (!entries_[i].valid || entries_[i].key != key) continue;
     entries_[i].used = ++clock_;
+    ++hits_;
     return DataOf(i);
   }
   return nullptr;
@@ -59,6 +60,7 @@ void UnitCache::Load(uint32_t key, const Source& source, Waiter* waiter) {
   } else {
     DMU_CHECK(codec_ != nullptr && source.stored_bytes <= stored_bytes_max_);
   }
+  ++misses_;
   waiter->key = key;
   waiter->source = source;
   waiter->next = nullptr;
@@ -99,7 +101,12 @@ void UnitCache::OnRead(void* context) {
   DMU_CHECK(self->loading_ && self->head_ != nullptr);
   const uint32_t key = self->head_->key;
   IoStatus status = self->op_.status;
-  if (status == IoStatus::kOk) status = self->DecodeLoaded();
+  if (status != IoStatus::kOk) {
+    self->cause_ = self->op_.cause;
+  } else {
+    status = self->DecodeLoaded();
+    self->cause_ = {.where = self->cow_->name(), .offset = self->op_.offset};
+  }
   self->loading_ = false;
   if (status == IoStatus::kOk) {
     Entry& entry = self->entries_[self->victim_];

@@ -61,6 +61,12 @@ class UnitCache {
   // bytes must be within the cache's limits.
   void Load(uint32_t key, const Source& source, Waiter* waiter);
 
+  // Of the load that failed, from inside `ready`.
+  const IoCause& cause() const { return cause_; }
+
+  uint64_t hits() const { return hits_; }
+  uint64_t misses() const { return misses_; }
+
   bool idle() const { return head_ == nullptr; }
 
  private:
@@ -98,6 +104,9 @@ class UnitCache {
   bool delivering_ = false;
   uint32_t victim_ = 0;  // the entry that is loaded
   DiskOp op_;
+  IoCause cause_;
+  uint64_t hits_ = 0;
+  uint64_t misses_ = 0;
 };
 
 }  // namespace dmu

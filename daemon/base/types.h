@@ -27,11 +27,14 @@ using ConstByteSpan = std::span<const uint8_t>;
 // allocates as soon as it has something to say.
 enum class IoStatus : uint8_t {
   kOk,
-  kIoError,      // the storage failed, or ended before the range did
+  kIoError,      // the storage failed
   kNoSpace,      // the storage is full
   kCorrupt,      // the bytes came, but they are not what they claim to be
   kUnsupported,  // this kind of request is not served here
+  kGone,         // the storage is not there any more
+  kShort,        // the storage ended before the range did
 };
+inline constexpr int kIoStatusCount = 7;
 
 constexpr const char* IoStatusName(IoStatus status) {
   switch (status) {
@@ -45,9 +48,22 @@ constexpr const char* IoStatusName(IoStatus status) {
       return "corrupt data";
     case IoStatus::kUnsupported:
       return "unsupported";
+    case IoStatus::kGone:
+      return "device gone";
+    case IoStatus::kShort:
+      return "cut short";
   }
   return "?";
 }
+
+// What made an I/O fail, to be told to people; decides nothing.
+struct IoCause {
+  static constexpr uint64_t kNoOffset = UINT64_MAX;
+  // The file or device, or a reason. Lives as long as its Disk.
+  const char* where = nullptr;
+  uint64_t offset = kNoOffset;  // bytes, where the transfer began
+  int error = 0;                // an errno value, 0: none
+};
 
 }  // namespace dmu
 

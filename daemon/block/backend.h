@@ -75,13 +75,20 @@ class Backend {
   // Takes the request and calls request->Complete exactly once, now or later.
   // The caller has checked that the range lies inside geometry() and that a
   // read-only device gets no write; an op the back end does not know completes
-  // with kUnsupported. One failure fails this request alone.
+  // with kUnsupported. One failure fails this request alone, with what is known
+  // of it in request->cause.
   virtual void Submit(Request* request) = 0;
 
   // Begins no new work of its own (a merge stops where it is: every durable
   // state is a state to go on from); `done` runs, from a turn of the loop, when
   // nothing is in flight and the back end may be deleted. Called once, last.
   virtual void Drain(Task* done) = 0;
+
+  struct CacheCounters {
+    uint64_t hits = 0;
+    uint64_t misses = 0;  // that waited for the storage
+  };
+  virtual CacheCounters cache_counters() const { return {}; }
 
   // nullptr when there is nothing to merge.
   virtual MergeControl* merge() { return nullptr; }

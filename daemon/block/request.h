@@ -45,12 +45,18 @@ struct Request {
   void Complete(IoStatus result) {
     DMU_CHECK(on_complete != nullptr);
     status = result;
-    if (result != IoStatus::kOk && failures != nullptr) ++*failures;
+    if (observe != nullptr) observe(this);
     on_complete(this);
   }
 
-  // Counts requests that did not end well; set by the device, may be nullptr.
-  uint64_t* failures = nullptr;
+  // Looks at the request when it is over, before it is answered; set by the
+  // device, which counts and times. May be nullptr.
+  void (*observe)(Request* request) = nullptr;
+  void* observer = nullptr;
+  uint64_t begun_us = 0;  // by the loop's clock, of the turn it came in
+
+  // What an error came from, if the back end knows; empty at Submit.
+  IoCause cause;
 
   // Result, for on_complete.
   IoStatus status = IoStatus::kOk;

@@ -89,7 +89,7 @@ void Service::OnFrame(uint64_t session, Role role, const uint8_t* bytes,
       registry_->SetMerge(request.merge(), answer);
       return;
     case proto::Request::kStatus:
-      AnswerStatus(session, id, request.status().name());
+      AnswerStatus(session, id, request.status());
       return;
     case proto::Request::kWatch:
       BeginWatch(session, id, request.watch().name());
@@ -114,8 +114,8 @@ void Service::Answer(uint64_t session, uint64_t id,
 }
 
 void Service::AnswerStatus(uint64_t session, uint64_t id,
-                           const std::string& name) {
-  auto devices = registry_->Status(name);
+                           const proto::Status& what) {
+  auto devices = registry_->Status(what.name(), what.latency());
   if (!devices.ok()) {
     Answer(session, id, devices.status());
     return;

@@ -49,7 +49,7 @@ class Service : public SessionHandler {
   };
 
   void Answer(uint64_t session, uint64_t id, const absl::Status& status);
-  void AnswerStatus(uint64_t session, uint64_t id, const std::string& name);
+  void AnswerStatus(uint64_t session, uint64_t id, const proto::Status& what);
   void AnswerThrottle(uint64_t session, uint64_t id,
                       const proto::Throttle& throttle);
   void BeginWatch(uint64_t session, uint64_t id, const std::string& name);

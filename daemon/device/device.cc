@@ -1,20 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/device/device.h"
 
+#include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
+#include "daemon/base/log.h"
 
 namespace dmu {
 
 Device::Device(std::string name, std::unique_ptr<Channel> channel,
-               std::unique_ptr<Backend> backend, Task* closed)
+               std::unique_ptr<Backend> backend, Loop* loop, Task* closed,
+               Task* failed)
     : name_(std::move(name)),
       channel_(std::move(channel)),
       backend_(std::move(backend)),
       geometry_(backend_->geometry()),
+      outside_(absl::StrCat("the device has ",
+                            geometry_.size_bytes / kSectorBytes, " sectors")),
+      loop_(loop),
       closed_(closed),
+      failed_(failed),
       channel_stopped_(OnChannelStopped, this) {}
 
-Device::~Device() = default;
+Device::~Device() { loop_->Cancel(failed_); }
 
 void Device::Start() { channel_->Start(this); }
 
@@ -29,18 +36,33 @@ void Device::OnChannelStopped(void* context) {
   self->backend_->Drain(self->stopped_);
 }
 
-IoStatus Device::Check(const Request& request) const {
-  const uint64_t offset = request.offset();
+Device::OpClass Device::ClassOf(Request::Op op) {
+  switch (op) {
+    case Request::Op::kRead:
+      return OpClass::kRead;
+    case Request::Op::kWrite:
+      return OpClass::kWrite;
+    case Request::Op::kFlush:
+      return OpClass::kFlush;
+    default:
+      return OpClass::kOther;
+  }
+}
+
+IoStatus Device::Check(Request* request) const {
+  const uint64_t offset = request->offset();
   if (offset > geometry_.size_bytes ||
-      request.length_bytes > geometry_.size_bytes - offset) {
+      request->length_bytes > geometry_.size_bytes - offset) {
+    request->cause.where = outside_.c_str();
     return IoStatus::kIoError;
   }
   if (!geometry_.read_only) return IoStatus::kOk;
-  switch (request.op) {
+  switch (request->op) {
     case Request::Op::kRead:
     case Request::Op::kFlush:
       return IoStatus::kOk;
     case Request::Op::kWrite:
+      request->cause.where = "the device is read-only";
       return IoStatus::kIoError;
     default:
       return IoStatus::kUnsupported;
@@ -48,47 +70,51 @@ IoStatus Device::Check(const Request& request) const {
 }
 
 void Device::OnRequest(Request* request) {
-  switch (request->op) {
-    case Request::Op::kRead:
+  switch (ClassOf(request->op)) {
+    case OpClass::kRead:
       ++counters_.reads;
       counters_.read_bytes += request->length_bytes;
       break;
-    case Request::Op::kWrite:
+    case OpClass::kWrite:
       ++counters_.writes;
       counters_.write_bytes += request->length_bytes;
       break;
-    default:
+    case OpClass::kFlush:
+      ++counters_.flushes;
+      [[fallthrough]];
+    case OpClass::kOther:
       ++counters_.other_requests;
   }
-  request->failures = &counters_.errors;
-  const IoStatus verdict = Check(*request);
+  ++counters_.in_flight;
+  request->observe = OnOver;
+  request->observer = this;
+  request->begun_us = loop_->TurnUs();
+  request->cause = {};
+  const IoStatus verdict = Check(request);
   if (verdict != IoStatus::kOk) {
-    Refuse(request, verdict);
+    request->Complete(verdict);
     return;
   }
   backend_->Submit(request);
 }
 
-void Device::Refuse(Request* request, IoStatus status) {
-  uint64_t dropped = 0;
-  if (status == IoStatus::kIoError && log_limiter_.Allow(&dropped)) {
-    Log(LogLevel::kWarning,
-        "%s: refused a %s of %llu bytes at sector %llu: the device has %llu "
-        "sectors%s (%llu such lines left out)",
-        name_.c_str(), request->op == Request::Op::kWrite ? "write" : "request",
-        static_cast<unsigned long long>(request->length_bytes),
-        static_cast<unsigned long long>(request->sector),
-        static_cast<unsigned long long>(geometry_.size_bytes / kSectorBytes),
-        geometry_.read_only ? " and is read-only" : "",
-        static_cast<unsigned long long>(dropped));
+// The time of this turn would not do: the I/O may have been done in it.
+void Device::OnOver(Request* request) {
+  auto* self = static_cast<Device*>(request->observer);
+  DMU_CHECK(self->counters_.in_flight > 0);
+  --self->counters_.in_flight;
+  self->latency_[static_cast<int>(ClassOf(request->op))].Add(
+      self->loop_->NowUs() - request->begun_us);
+  if (request->status == IoStatus::kOk) return;
+  if (self->errors_.Add(self->name_.c_str(), *request)) {
+    self->loop_->Post(self->failed_);
   }
-  request->Complete(status);
 }
 
 void Device::OnClosed(CloseReason reason) {
   if (reason == CloseReason::kProtocolError) {
-    Log(LogLevel::kError, "%s: no longer served: its channel broke",
-        name_.c_str());
+    LogWith(LogLevel::kError, {.device = name_.c_str()},
+            "%s: no longer served: its channel broke", name_.c_str());
   }
   closed_->run(closed_->context);
 }

@@ -2,9 +2,12 @@
 //
 // device.h - binds one channel to one back end.
 //
-// Owns: both of them, the counters, the order of taking them apart. Checks
-// every request before the back end sees it. Knows neither kind: main.cc makes
-// them.
+// Owns: both of them, the counters, the times, what went wrong, the order of
+// taking them apart. Checks every request before the back end sees it. Knows
+// neither kind: main.cc makes them.
+//
+// A request is what the channel hands over: one of the kernel that is longer
+// than a pool buffer is several here.
 #ifndef DAEMON_DEVICE_DEVICE_H_
 #define DAEMON_DEVICE_DEVICE_H_
 
@@ -12,9 +15,11 @@
 #include <memory>
 #include <string>
 
-#include "daemon/base/log.h"
 #include "daemon/block/backend.h"
 #include "daemon/block/channel.h"
+#include "daemon/device/error_record.h"
+#include "daemon/device/latency.h"
+#include "daemon/io/loop.h"
 
 namespace dmu {
 
@@ -25,13 +30,21 @@ class Device : public RequestSink {
     uint64_t read_bytes = 0;
     uint64_t writes = 0;
     uint64_t write_bytes = 0;
-    uint64_t other_requests = 0;
-    uint64_t errors = 0;
+    uint64_t flushes = 0;
+    uint64_t other_requests = 0;  // flushes too
+    uint64_t in_flight = 0;       // now
   };
 
-  // `closed` runs, from inside a turn, when the kernel side is gone.
+  // By which times are kept apart.
+  enum class OpClass : uint8_t { kRead, kWrite, kFlush, kOther };
+  static constexpr int kOpClasses = 4;
+  static OpClass ClassOf(Request::Op op);
+
+  // `closed` runs, from inside a turn, when the kernel side is gone. `failed`
+  // is posted to the loop when a request failed, but not for each of many.
   Device(std::string name, std::unique_ptr<Channel> channel,
-         std::unique_ptr<Backend> backend, Task* closed);
+         std::unique_ptr<Backend> backend, Loop* loop, Task* closed,
+         Task* failed);
   ~Device() override;
 
   // Begins to serve.
@@ -43,6 +56,12 @@ class Device : public RequestSink {
 
   const std::string& name() const { return name_; }
   const Counters& counters() const { return counters_; }
+  const ErrorRecord& errors() const { return errors_; }
+  // From the turn a request was handed over in until its back end was done with
+  // it: what it waited for others in between is in it.
+  const LatencyHistogram& latency(OpClass of) const {
+    return latency_[static_cast<int>(of)];
+  }
   Backend* backend() const { return backend_.get(); }
 
   void OnRequest(Request* request) override;
@@ -50,20 +69,24 @@ class Device : public RequestSink {
 
  private:
   static void OnChannelStopped(void* context);
+  static void OnOver(Request* request);
 
   // kOk, or how to refuse the request without asking the back end.
-  IoStatus Check(const Request& request) const;
-  void Refuse(Request* request, IoStatus status);
+  IoStatus Check(Request* request) const;
 
   const std::string name_;
   const std::unique_ptr<Channel> channel_;
   const std::unique_ptr<Backend> backend_;
   const Geometry geometry_;
+  const std::string outside_;  // why a request beyond the end is refused
+  Loop* const loop_;
   Task* const closed_;
+  Task* const failed_;
   Task channel_stopped_;
   Task* stopped_ = nullptr;
   Counters counters_;
-  LogLimiter log_limiter_{10};
+  LatencyHistogram latency_[kOpClasses];
+  ErrorRecord errors_;
 };
 
 }  // namespace dmu

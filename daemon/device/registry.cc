@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
 #include "daemon/base/log.h"
+#include "daemon/device/describe.h"
 
 namespace dmu {
 
@@ -26,6 +27,7 @@ struct Registry::Entry {
   Task closed_later;  // takes the device apart, in a turn of its own
   Task stopped;
   Task merge_changed;
+  Task failed;  // requests did
 
   const std::string& name() const { return record.attach().name(); }
   Backend* backend() const {
@@ -56,71 +58,6 @@ absl::Status NotServed(const std::string& name) {
   return absl::NotFoundError(absl::StrCat(
       name,
       ": this daemon serves no such device; 'dmuserctl list' names them"));
-}
-
-proto::MergeStatus::State ToProto(MergeStatus::State state) {
-  switch (state) {
-    case MergeStatus::State::kIdle:
-      return proto::MergeStatus::IDLE;
-    case MergeStatus::State::kRunning:
-      return proto::MergeStatus::RUNNING;
-    case MergeStatus::State::kDone:
-      return proto::MergeStatus::DONE;
-    case MergeStatus::State::kFailed:
-      return proto::MergeStatus::FAILED;
-  }
-  return proto::MergeStatus::IDLE;
-}
-
-void DescribeBackend(const proto::Attach& attach, proto::DeviceStatus* out) {
-  switch (attach.backend_case()) {
-    case proto::Attach::kNull:
-      out->set_kind("null");
-      break;
-    case proto::Attach::kFile:
-      out->set_kind("file");
-      out->set_base_path(attach.file().path());
-      break;
-    case proto::Attach::kSnapshot:
-      out->set_kind("snapshot");
-      out->set_cow_path(attach.snapshot().cow_path());
-      out->set_base_path(attach.snapshot().base_path());
-      out->set_source_path(attach.snapshot().source_path());
-      break;
-    default:
-      break;
-  }
-}
-
-void DescribeCounters(const Device::Counters& counters,
-                      proto::DeviceStatus* out) {
-  out->set_reads(counters.reads);
-  out->set_read_bytes(counters.read_bytes);
-  out->set_writes(counters.writes);
-  out->set_write_bytes(counters.write_bytes);
-  out->set_other_requests(counters.other_requests);
-  out->set_errors(counters.errors);
-}
-
-void DescribeOpen(Backend* backend, proto::DeviceStatus* out) {
-  const Geometry geometry = backend->geometry();
-  out->set_size_bytes(geometry.size_bytes);
-  out->set_read_only(geometry.read_only);
-  MergeControl* merge = backend->merge();
-  if (merge == nullptr) return;
-  const MergeStatus status = merge->status();
-  proto::MergeStatus* to = out->mutable_merge();
-  to->set_state(ToProto(status.state));
-  to->set_merged_ops(status.merged_ops);
-  to->set_total_ops(status.total_ops);
-  to->set_merged_bytes(status.merged_bytes);
-  to->set_total_bytes(status.total_bytes);
-  to->set_error(status.error);
-  to->set_undo_log_bytes(status.undo_log_bytes);
-  if (status.state == MergeStatus::State::kRunning) {
-    to->set_rate_bytes_per_s(status.rate_bytes_per_s);
-    to->set_held(status.held);
-  }
 }
 
 }  // namespace
@@ -191,8 +128,9 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
   entry->closed_later.run = OnClosedLater;
   entry->stopped.run = OnStopped;
   entry->merge_changed.run = OnMerge;
+  entry->failed.run = OnFailed;
   for (Task* task : {&entry->closed, &entry->closed_later, &entry->stopped,
-                     &entry->merge_changed}) {
+                     &entry->merge_changed, &entry->failed}) {
     task->context = entry;
   }
   factories_.open_backend(
@@ -221,8 +159,9 @@ void Registry::OnBackend(Entry* entry,
     Erase(entry, result);
     return;
   }
-  Log(LogLevel::kInfo, "%s: %s", entry->name().c_str(),
-      entry->device != nullptr ? "serving" : "prepared");
+  LogWith(LogLevel::kInfo, {.device = entry->name().c_str()}, "%s: %s",
+          entry->name().c_str(),
+          entry->device != nullptr ? "serving" : "prepared");
   if (Done done = std::exchange(entry->attach_done, nullptr)) done(result);
 }
 
@@ -233,9 +172,9 @@ absl::Status Registry::BringUp(Entry* entry) {
   // The record first: once the device answers, a restart must know of it.
   absl::Status saved = store_->Save(entry->record);
   if (!saved.ok()) return saved;
-  entry->device =
-      std::make_unique<Device>(entry->name(), std::move(*channel),
-                               std::move(entry->unserved), &entry->closed);
+  entry->device = std::make_unique<Device>(entry->name(), std::move(*channel),
+                                           std::move(entry->unserved), loop_,
+                                           &entry->closed, &entry->failed);
   entry->state = proto::DeviceStatus::SERVING;
   MergeControl* merge = entry->merge();
   if (merge != nullptr) merge->SetListener(&entry->merge_changed);
@@ -243,8 +182,9 @@ absl::Status Registry::BringUp(Entry* entry) {
   if (merge != nullptr && entry->record.merge_wanted()) {
     StartMerge(entry, [name = entry->name()](absl::Status status) {
       if (status.ok()) return;
-      Log(LogLevel::kError, "%s: the merge does not go on: %s", name.c_str(),
-          std::string(status.message()).c_str());
+      LogWith(LogLevel::kError, {.device = name.c_str(), .op = "merge"},
+              "%s: the merge does not go on: %s", name.c_str(),
+              std::string(status.message()).c_str());
     });
   }
   return absl::OkStatus();
@@ -290,7 +230,8 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
                              !absl::IsUnavailable(attach_result));
   if (!keep) removed = store_->Remove(name);
   if (!removed.ok()) {
-    Log(LogLevel::kError, "%s", std::string(removed.message()).c_str());
+    LogWith(LogLevel::kError, {.device = name.c_str()}, "%s",
+            std::string(removed.message()).c_str());
   }
   Done attach_done = std::move(entry->attach_done);
   std::vector<Done> detach_done = std::move(entry->detach_done);
@@ -298,7 +239,10 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   loop_->Cancel(&entry->merge_changed);
   std::erase_if(entries_,
                 [entry](const auto& at) { return at.get() == entry; });
-  if (served) Log(LogLevel::kInfo, "%s: no longer served", name.c_str());
+  if (served) {
+    LogWith(LogLevel::kInfo, {.device = name.c_str()}, "%s: no longer served",
+            name.c_str());
+  }
   if (factories_.trim_memory) factories_.trim_memory();
   if (attach_done) attach_done(attach_result);
   for (Done& done : detach_done) done(removed);
@@ -321,23 +265,31 @@ void Registry::OnMerge(void* context) {
   entry->registry->OnMergeChanged(entry);
 }
 
+void Registry::OnFailed(void* context) {
+  auto* entry = static_cast<Entry*>(context);
+  entry->registry->Tell(std::string(entry->name()));
+}
+
 void Registry::OnMergeChanged(Entry* entry) {
   MergeControl* merge = entry->merge();
   if (merge == nullptr) return;
   const MergeStatus status = merge->status();
+  const LogFields fields = {.device = entry->name().c_str(), .op = "merge"};
   if (status.state == MergeStatus::State::kDone &&
       entry->record.merge_wanted()) {
     entry->record.set_merge_wanted(false);
     absl::Status saved = store_->Save(entry->record);
     // A record that still wants the merge costs the next daemon one look.
     if (!saved.ok()) {
-      Log(LogLevel::kError, "%s", std::string(saved.message()).c_str());
+      LogWith(LogLevel::kError, fields, "%s",
+              std::string(saved.message()).c_str());
     }
-    Log(LogLevel::kInfo, "%s: merge finished", entry->name().c_str());
+    LogWith(LogLevel::kInfo, fields, "%s: merge finished",
+            entry->name().c_str());
   }
   if (status.state == MergeStatus::State::kFailed) {
-    Log(LogLevel::kError, "%s: merge stopped: %s", entry->name().c_str(),
-        status.error);
+    LogWith(LogLevel::kError, fields, "%s: merge stopped: %s",
+            entry->name().c_str(), status.error);
   }
   Tell(std::string(entry->name()));
 }
@@ -451,18 +403,19 @@ void Registry::StartMerge(Entry* entry, Done done) {
 }
 
 absl::StatusOr<std::vector<proto::DeviceStatus>> Registry::Status(
-    const std::string& name) const {
+    const std::string& name, bool with_latency) const {
   std::vector<proto::DeviceStatus> all;
   for (const auto& entry : entries_) {
     if (!name.empty() && entry->name() != name) continue;
     proto::DeviceStatus& status = all.emplace_back();
     status.set_name(entry->name());
     status.set_state(entry->state);
-    DescribeBackend(entry->record.attach(), &status);
-    if (entry->device != nullptr) {
-      DescribeCounters(entry->device->counters(), &status);
+    DescribeAttach(entry->record.attach(), &status);
+    if (entry->device != nullptr) DescribeDevice(*entry->device, &status);
+    if (Backend* backend = entry->backend()) DescribeBackend(*backend, &status);
+    if (entry->device != nullptr && with_latency) {
+      DescribeLatency(*entry->device, &status);
     }
-    if (Backend* backend = entry->backend()) DescribeOpen(backend, &status);
     if (status.has_merge()) {
       status.mutable_merge()->set_undo_log_path(entry->record.undo_log_path());
     }
@@ -482,8 +435,9 @@ void Registry::Recover(std::function<void()> done) {
     ++*left;
     AttachRecord(record, Purpose::kRecover, [name, end](absl::Status result) {
       if (!result.ok()) {
-        Log(LogLevel::kError, "%s: not recovered: %s", name.c_str(),
-            std::string(result.message()).c_str());
+        LogWith(LogLevel::kError, {.device = name.c_str()},
+                "%s: not recovered: %s", name.c_str(),
+                std::string(result.message()).c_str());
       }
       end();
     });

@@ -62,7 +62,7 @@ class Registry {
 
   // One device, or all when name is empty. kNotFound.
   absl::StatusOr<std::vector<proto::DeviceStatus>> Status(
-      const std::string& name) const;
+      const std::string& name, bool with_latency = false) const;
 
   // Attaches every recorded device; what cannot be attached is logged and its
   // record kept, unless its dm device is gone. `done` runs when all of them are
@@ -101,6 +101,7 @@ class Registry {
   static void OnClosedLater(void* context);
   static void OnStopped(void* context);
   static void OnMerge(void* context);
+  static void OnFailed(void* context);
 
   const Factories factories_;
   StateStore* const store_;

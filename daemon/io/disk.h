@@ -19,7 +19,7 @@ namespace dmu {
 // from Submit until `done` runs.
 struct DiskOp {
   enum class Kind : uint8_t {
-    kRead,     // fills `buffer` from `offset`; beyond the end is kIoError
+    kRead,     // fills `buffer` from `offset`; beyond the end is an error
     kWrite,    // writes `write_bytes` from `buffer`
     kFlush,    // all writes completed before this one was submitted are durable
     kDiscard,  // [offset, offset + length_bytes) may read as anything
@@ -31,8 +31,10 @@ struct DiskOp {
   uint8_t* buffer = nullptr;  // kRead, kWrite: at least length_bytes long
   uint64_t length_bytes = 0;  // kFlush: unused
 
-  // Set before `done` runs.
+  // Set before `done` runs; `cause` only where the disk knows it, and of use
+  // only when `status` is an error.
   IoStatus status = IoStatus::kOk;
+  IoCause cause;
 
   // Runs from a turn of the loop, never from inside Submit, so that a caller
   // need not expect its own state to change under it.
@@ -45,6 +47,9 @@ class Disk {
 
   // Size when it was opened. A block device may grow later; that is not seen.
   virtual uint64_t size_bytes() const = 0;
+
+  // For messages: its path, or whatever people know it by.
+  virtual const char* name() const { return ""; }
 
   // Begins the I/O. Never fails by itself: errors arrive in op->status.
   // Operations submitted together may run in any order; who needs an order

@@ -45,13 +45,25 @@ absl::Status OpenError(const std::string& path, int error) {
   }
 }
 
-IoStatus FromErrno(int error) {
+// Not an errno value: the file ended before the range did.
+constexpr int kEnded = -1;
+
+IoStatus FromError(int error) {
   switch (error) {
+    case 0:
+      return IoStatus::kOk;
+    case kEnded:
+      return IoStatus::kShort;
     case ENOSPC:
     case EDQUOT:
+    case EFBIG:
       return IoStatus::kNoSpace;
     case EOPNOTSUPP:
       return IoStatus::kUnsupported;
+    case ENODEV:
+    case ENXIO:
+    case ENOMEDIUM:
+      return IoStatus::kGone;
     default:
       return IoStatus::kIoError;
   }
@@ -86,6 +98,8 @@ absl::StatusOr<std::unique_ptr<FileDisk>> FileDisk::Open(
   int flags = O_CLOEXEC | (options.writable ? O_RDWR : O_RDONLY);
   // On a block device O_EXCL (without O_CREAT) means: not while mounted.
   if (options.exclusive && S_ISBLK(before.st_mode)) flags |= O_EXCL;
+  // Should a FIFO have taken the file's place, open would wait for its writer.
+  if (S_ISREG(before.st_mode)) flags |= O_NONBLOCK;
   UniqueFd fd(open(path.c_str(), flags));
   if (!fd.valid()) return OpenError(path, errno);
 
@@ -106,20 +120,31 @@ absl::StatusOr<std::unique_ptr<FileDisk>> FileDisk::Open(
         absl::StrCat(path, ": cannot ask its size: ", strerror(errno)));
   }
   return std::unique_ptr<FileDisk>(
-      new FileDisk(std::move(fd), size_bytes, block_device, loop));
+      new FileDisk(path, std::move(fd), size_bytes, block_device, loop));
 }
 
 void FileDisk::Submit(DiskOp* op) {
-  op->status = Execute(*op);
+  int error = Execute(*op);
+  if (error != 0 && IsGone()) error = ENODEV;
+  op->status = FromError(error);
+  if (error != 0) {
+    op->cause = {.where = path_.c_str(), .error = error == kEnded ? 0 : error};
+    if (op->kind != DiskOp::Kind::kFlush) op->cause.offset = op->offset;
+  }
   loop_->Post(&op->done);
 }
 
-IoStatus FileDisk::Execute(const DiskOp& op) const {
-  if (op.kind == DiskOp::Kind::kFlush) {
-    return fdatasync(fd_.get()) == 0 ? IoStatus::kOk : FromErrno(errno);
-  }
+// A block device without a size has been removed; only asked after a failure.
+bool FileDisk::IsGone() const {
+  uint64_t bytes = 0;
+  return block_device_ && (ioctl(fd_.get(), BLKGETSIZE64, &bytes) != 0 ||
+                           (bytes == 0 && size_bytes_ > 0));
+}
+
+int FileDisk::Execute(const DiskOp& op) const {
+  if (op.kind == DiskOp::Kind::kFlush) return Flush();
   if (op.offset > size_bytes_ || op.length_bytes > size_bytes_ - op.offset) {
-    return IoStatus::kIoError;
+    return kEnded;
   }
   switch (op.kind) {
     case DiskOp::Kind::kRead:
@@ -131,40 +156,48 @@ IoStatus FileDisk::Execute(const DiskOp& op) const {
   }
 }
 
-IoStatus FileDisk::Read(uint8_t* buffer, uint64_t offset,
-                        uint64_t length_bytes) const {
+int FileDisk::Read(uint8_t* buffer, uint64_t offset,
+                   uint64_t length_bytes) const {
   while (length_bytes > 0) {
     const ssize_t got =
         pread(fd_.get(), buffer, std::min(length_bytes, kTransferBytesMax),
               static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return FromErrno(errno);
+    if (got < 0) return errno;
     // The file was cut since it was opened.
-    if (got == 0) return IoStatus::kIoError;
+    if (got == 0) return kEnded;
     buffer += got;
     offset += static_cast<uint64_t>(got);
     length_bytes -= static_cast<uint64_t>(got);
   }
-  return IoStatus::kOk;
+  return 0;
 }
 
-IoStatus FileDisk::Write(const uint8_t* buffer, uint64_t offset,
-                         uint64_t length_bytes) const {
+int FileDisk::Write(const uint8_t* buffer, uint64_t offset,
+                    uint64_t length_bytes) const {
   while (length_bytes > 0) {
     const ssize_t put =
         pwrite(fd_.get(), buffer, std::min(length_bytes, kTransferBytesMax),
                static_cast<off_t>(offset));
     if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return FromErrno(errno);
-    if (put == 0) return IoStatus::kIoError;
+    if (put < 0) return errno;
+    if (put == 0) return EIO;
     buffer += put;
     offset += static_cast<uint64_t>(put);
     length_bytes -= static_cast<uint64_t>(put);
   }
-  return IoStatus::kOk;
+  return 0;
 }
 
-IoStatus FileDisk::Deallocate(const DiskOp& op) const {
+int FileDisk::Flush() const {
+  int result = 0;
+  do {
+    result = fdatasync(fd_.get());
+  } while (result != 0 && errno == EINTR);
+  return result == 0 ? 0 : errno;
+}
+
+int FileDisk::Deallocate(const DiskOp& op) const {
   const bool zeroes = op.kind == DiskOp::Kind::kWriteZeroes;
   int result = 0;
   do {
@@ -178,10 +211,9 @@ IoStatus FileDisk::Deallocate(const DiskOp& op) const {
                          static_cast<off_t>(op.length_bytes));
     }
   } while (result != 0 && errno == EINTR);
-  if (result == 0) return IoStatus::kOk;
+  if (result == 0) return 0;
   // A discard is a hint: storage that cannot forget has done its duty.
-  if (errno == EOPNOTSUPP && !zeroes) return IoStatus::kOk;
-  return FromErrno(errno);
+  return errno == EOPNOTSUPP && !zeroes ? 0 : errno;
 }
 
 }  // namespace dmu

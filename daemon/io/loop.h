@@ -76,6 +76,14 @@ class Loop {
   // while the machine sleeps, as the disks do.
   virtual uint64_t NowUs() const = 0;
 
+  // NowUs when it was first asked for in this turn: as good a time as any for
+  // when the events of the turn came, and one look at the clock for all of
+  // them. Not the time of anything that was done in the turn.
+  virtual uint64_t TurnUs() const { return NowUs(); }
+
+  // Turns so far. Those of an idle loop are its wake-ups.
+  virtual uint64_t turns() const { return 0; }
+
   // Turns until Stop.
   virtual void Run() = 0;
   virtual void Stop() = 0;

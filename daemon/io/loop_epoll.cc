@@ -118,6 +118,11 @@ uint64_t EpollLoop::NowUs() const {
          static_cast<uint64_t>(now.tv_nsec) / 1000;
 }
 
+uint64_t EpollLoop::TurnUs() const {
+  if (turn_us_ == 0) turn_us_ = NowUs();
+  return turn_us_;
+}
+
 void EpollLoop::Arm(Timer* timer, uint64_t delay_us) {
   Cancel(&timer->task);
   timers_.Remove(timer);
@@ -162,6 +167,8 @@ void EpollLoop::Turn(bool wait) {
       epoll_wait(epoll_fd_.get(), events_, kEventsPerTurn, sleep ? -1 : 0);
   DMU_CHECK(count >= 0 || errno == EINTR);
   event_count_ = count > 0 ? count : 0;
+  turn_us_ = 0;
+  ++turns_;
   const bool was_idle = event_count_ == 0 && tasks_.head == nullptr;
   for (int i = 0; i < event_count_; ++i) {
     auto* watch = static_cast<Watch*>(events_[i].data.ptr);

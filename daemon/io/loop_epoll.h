@@ -29,6 +29,8 @@ class EpollLoop : public Loop {
   void Arm(Timer* timer, uint64_t delay_us) override;
   void Disarm(Timer* timer) override;
   uint64_t NowUs() const override;
+  uint64_t TurnUs() const override;
+  uint64_t turns() const override { return turns_; }
   void Run() override;
   void Stop() override { stopped_ = true; }
 
@@ -64,7 +66,9 @@ class EpollLoop : public Loop {
   Queue idle_tasks_;
   epoll_event events_[kEventsPerTurn];
   int event_count_ = 0;
-  int busy_turns_ = 0;  // since an idle task last ran
+  uint64_t turns_ = 0;
+  mutable uint64_t turn_us_ = 0;  // 0: not asked for in this turn
+  int busy_turns_ = 0;            // since an idle task last ran
   bool stopped_ = false;
 };
 

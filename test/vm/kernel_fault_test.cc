@@ -88,9 +88,9 @@ void WithEachFault(const char* what,
 class FaultEnvironment : public testing::Environment {
  public:
   void SetUp() override {
-    // Opens what all of them use.
-    MappedDevice first("fault");
-    ASSERT_EQ(0, first.CreateEmpty());
+    // Has what all devices share: an open control node, and slab caches, whose
+    // maker would report each failure with a call trace.
+    ASSERT_EQ(0, first_.CreateUser());
     const std::string debug = "/sys/kernel/debug/";
     for (const std::string kind : {"failslab", "fail_page_alloc"}) {
       // Those that may sleep too: they are the ones there are.
@@ -102,6 +102,10 @@ class FaultEnvironment : public testing::Environment {
       WriteFile(debug + kind + "/verbose", "0");
     }
   }
+  void TearDown() override { EXPECT_EQ(0, first_.Remove()); }
+
+ private:
+  MappedDevice first_{"first"};
 };
 
 constexpr char kFeatures[] = "5 discard orphan_ms forever max_io 128";
@@ -125,7 +129,9 @@ TEST(Faults, CreateAndRemove) {
     faults->Arm(nth);
     const int error = device.Remove();
     const bool injected = faults->Disarm();
-    if (error != 0) EXPECT_EQ(0, device.Remove());
+    if (error != 0) {
+      EXPECT_EQ(0, device.Remove());
+    }
     EXPECT_NE(0, access("/dev/dm-user/fault", F_OK));
     return injected;
   });
@@ -273,7 +279,9 @@ TEST(Faults, ServingByBatch) {
                           ioctl(channel.fd(), DM_USER_IOC_BATCH, &batch) == 0 &&
                           batch.taken_bytes == sizeof(header);
     const bool injected = faults->Disarm();
-    if (copied == 8192) EXPECT_EQ(buffer.Copy(), data);
+    if (copied == 8192) {
+      EXPECT_EQ(buffer.Copy(), data);
+    }
     if (!answered) {
       // The next server gets it, unless the kernel took the answer and only
       // could not say so.

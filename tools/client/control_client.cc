@@ -258,6 +258,26 @@ absl::StatusOr<ControlClient::StatusResult> ControlClient::Status(
   return result;
 }
 
+absl::StatusOr<ControlClient::StatusResult> ControlClient::StatusWithLatency(
+    const std::string& name) {
+  absl::StatusOr<StatusResult> all = Status(name);
+  if (!all.ok()) return all;
+  const std::vector<proto::DeviceStatus> devices =
+      std::exchange(all->devices, {});
+  for (const proto::DeviceStatus& device : devices) {
+    proto::Request request;
+    request.mutable_status()->set_name(device.name());
+    request.mutable_status()->set_latency(true);
+    absl::StatusOr<proto::Response> one = Call(std::move(request));
+    if (absl::IsNotFound(one.status()) && name.empty()) continue;
+    if (!one.ok()) return one.status();
+    for (proto::DeviceStatus& found : *one->mutable_devices()) {
+      all->devices.push_back(std::move(found));
+    }
+  }
+  return all;
+}
+
 absl::Status ControlClient::Attach(const proto::Attach& attach) {
   proto::Request request;
   *request.mutable_attach() = attach;

@@ -84,6 +84,9 @@ class ControlClient {
   };
   // Of all devices, or of the one named: then kNotFound when it is not served.
   absl::StatusOr<StatusResult> Status(const std::string& name = "");
+  // With latencies: asks for one device after the other, as all of them need
+  // not fit into one answer. A device that goes meanwhile is left out.
+  absl::StatusOr<StatusResult> StatusWithLatency(const std::string& name = "");
 
   // Has a device served; /dev/dm-user/NAME must be there, as large as what it
   // is to show. Returns when the first request can be served. Paths are

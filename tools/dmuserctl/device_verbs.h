@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // device_verbs.h - the verbs that need a kernel and a daemon: map, unmap,
-// merge, status, list.
+// merge, status, metrics, list.
 //
 // Each takes the words behind the verb and prints its result; an error comes
 // back as a status, for main.cc to print and to turn into an exit code.
@@ -27,6 +27,7 @@ absl::Status StartMerge(const std::string& name, const std::string& undo_log,
                         uint64_t rate_bytes_per_s);
 absl::Status Throttle(const Arguments& arguments);
 absl::Status Status(const Arguments& arguments);
+absl::Status Metrics(const Arguments& arguments);
 absl::Status List(const Arguments& arguments);
 
 }  // namespace dmu::tools

@@ -19,6 +19,7 @@
 #include "tools/cow_file.h"
 #include "tools/dm.h"
 #include "tools/dmuserctl/device_verbs.h"
+#include "tools/dmuserctl/status_text.h"
 #include "tools/file_io.h"
 #include "tools/progress_bar.h"
 #include "tools/undo_log.h"
@@ -39,154 +40,18 @@ ABSL_FLAG(std::string, pressure, "",
 ABSL_FLAG(std::string, merges, "",
           "merges that go on at once; the others wait in turn");
 ABSL_FLAG(bool, watch, false, "status: go on at every change");
+ABSL_FLAG(
+    bool, latency, false,
+    "status: how long requests took in the daemon: the times that 50, 90, "
+    "99 and 99.9 % of them did not exceed, and the longest");
 
 namespace dmu::tools {
 
 namespace {
 
-const char* MergeStateName(proto::MergeStatus::State state) {
-  switch (state) {
-    case proto::MergeStatus::IDLE:
-      return "idle";
-    case proto::MergeStatus::RUNNING:
-      return "running";
-    case proto::MergeStatus::DONE:
-      return "done";
-    case proto::MergeStatus::FAILED:
-      return "failed";
-    default:
-      return "unknown";
-  }
-}
-
-const char* DeviceStateName(proto::DeviceStatus::State state) {
-  switch (state) {
-    case proto::DeviceStatus::ATTACHING:
-      return "attaching";
-    case proto::DeviceStatus::SERVING:
-      return "serving";
-    case proto::DeviceStatus::DETACHING:
-      return "detaching";
-    case proto::DeviceStatus::PREPARED:
-      return "prepared";
-    default:
-      return "unknown";
-  }
-}
-
-uint64_t SecondsLeft(const proto::MergeStatus& merge) {
-  const uint64_t left =
-      merge.total_bytes() - std::min(merge.total_bytes(), merge.merged_bytes());
-  return left / std::max<uint64_t>(merge.rate_bytes_per_s(), 1);
-}
-
-nlohmann::ordered_json ToJson(const proto::DeviceStatus& device) {
-  nlohmann::ordered_json json;
-  json["name"] = device.name();
-  json["state"] = DeviceStateName(device.state());
-  json["kind"] = device.kind();
-  json["size_bytes"] = device.size_bytes();
-  json["read_only"] = device.read_only();
-  if (!device.cow_path().empty()) json["cow"] = device.cow_path();
-  if (!device.base_path().empty()) json["base"] = device.base_path();
-  if (!device.source_path().empty()) json["source"] = device.source_path();
-  json["reads"] = device.reads();
-  json["read_bytes"] = device.read_bytes();
-  json["writes"] = device.writes();
-  json["write_bytes"] = device.write_bytes();
-  json["other_requests"] = device.other_requests();
-  json["errors"] = device.errors();
-  if (device.has_merge()) {
-    const proto::MergeStatus& merge = device.merge();
-    nlohmann::ordered_json& to = json["merge"];
-    to["state"] = MergeStateName(merge.state());
-    to["merged_ops"] = merge.merged_ops();
-    to["total_ops"] = merge.total_ops();
-    to["merged_bytes"] = merge.merged_bytes();
-    to["total_bytes"] = merge.total_bytes();
-    if (!merge.error().empty()) to["error"] = merge.error();
-    if (merge.state() == proto::MergeStatus::RUNNING) {
-      to["rate_bytes_per_s"] = merge.rate_bytes_per_s();
-      if (merge.rate_bytes_per_s() > 0) to["eta_s"] = SecondsLeft(merge);
-      if (!merge.held().empty()) to["waits_for"] = merge.held();
-    }
-    if (!merge.undo_log_path().empty()) {
-      to["undo_log_path"] = merge.undo_log_path();
-      to["undo_log_bytes"] = merge.undo_log_bytes();
-    }
-  }
-  return json;
-}
-
-nlohmann::ordered_json ToJson(const proto::DaemonStatus& daemon) {
-  nlohmann::ordered_json json;
-  json["version"] = daemon.version();
-  json["pid"] = daemon.pid();
-  json["anonymous_bytes"] = daemon.anonymous_bytes();
-  json["threads"] = daemon.threads();
-  json["pool_bytes"] = daemon.pool_bytes();
-  json["pool_used_bytes"] = daemon.pool_used_bytes();
-  json["merge_rate_bytes_per_s"] = daemon.throttle().rate_bytes_per_s();
-  json["merge_pressure_percent"] = daemon.throttle().pressure_percent();
-  json["merges_max"] = daemon.throttle().merges_max();
-  json["knows_pressure"] = daemon.knows_pressure();
-  return json;
-}
-
-void PrintDevice(const proto::DeviceStatus& device) {
-  printf("%s: %s, %s, %.1f MiB%s\n", device.name().c_str(),
-         DeviceStateName(device.state()), device.kind().c_str(),
-         static_cast<double>(device.size_bytes()) / (1 << 20),
-         device.read_only() ? ", read-only" : "");
-  if (!device.cow_path().empty()) {
-    printf("  cow   %s\n", device.cow_path().c_str());
-  }
-  if (!device.base_path().empty()) {
-    printf("  base  %s\n", device.base_path().c_str());
-  }
-  if (!device.source_path().empty()) {
-    printf("  source %s\n", device.source_path().c_str());
-  }
-  printf(
-      "  io    %llu reads (%.1f MiB), %llu writes (%.1f MiB), %llu others, "
-      "%llu errors\n",
-      static_cast<unsigned long long>(device.reads()),
-      static_cast<double>(device.read_bytes()) / (1 << 20),
-      static_cast<unsigned long long>(device.writes()),
-      static_cast<double>(device.write_bytes()) / (1 << 20),
-      static_cast<unsigned long long>(device.other_requests()),
-      static_cast<unsigned long long>(device.errors()));
-  if (!device.has_merge()) return;
-  const proto::MergeStatus& merge = device.merge();
-  const double percent = merge.total_bytes() == 0
-                             ? 100.0
-                             : 100.0 *
-                                   static_cast<double>(merge.merged_bytes()) /
-                                   static_cast<double>(merge.total_bytes());
-  printf("  merge %s, %llu of %llu ops, %.1f of %.1f MiB (%.1f %%)%s%s\n",
-         MergeStateName(merge.state()),
-         static_cast<unsigned long long>(merge.merged_ops()),
-         static_cast<unsigned long long>(merge.total_ops()),
-         static_cast<double>(merge.merged_bytes()) / (1 << 20),
-         static_cast<double>(merge.total_bytes()) / (1 << 20), percent,
-         merge.error().empty() ? "" : ": ", merge.error().c_str());
-  if (merge.state() == proto::MergeStatus::RUNNING &&
-      merge.rate_bytes_per_s() > 0) {
-    printf("  %.1f MB/s, %llu s left%s%s\n",
-           static_cast<double>(merge.rate_bytes_per_s()) / 1e6,
-           static_cast<unsigned long long>(SecondsLeft(merge)),
-           merge.held().empty() ? "" : "; waits for ", merge.held().c_str());
-  } else if (!merge.held().empty()) {
-    printf("  waits for %s\n", merge.held().c_str());
-  }
-  if (merge.undo_log_path().empty()) return;
-  printf("  undo log %s, %.1f MiB\n", merge.undo_log_path().c_str(),
-         static_cast<double>(merge.undo_log_bytes()) / (1 << 20));
-}
-
 void PrintEvent(const proto::DeviceStatus& device) {
   if (absl::GetFlag(FLAGS_json)) {
-    printf("%s\n", ToJson(device).dump().c_str());
+    printf("%s\n", StatusJson(device).dump().c_str());
   } else {
     PrintDevice(device);
   }
@@ -387,29 +252,31 @@ absl::Status Status(const Arguments& arguments) {
   if (absl::GetFlag(FLAGS_watch) && name.empty()) {
     return absl::InvalidArgumentError("status --watch needs a device name");
   }
+  if (absl::GetFlag(FLAGS_watch) && absl::GetFlag(FLAGS_latency)) {
+    return absl::InvalidArgumentError(
+        "--watch and --latency exclude each other");
+  }
   auto client = ControlClient::Connect({.path = absl::GetFlag(FLAGS_control)});
   if (!client.ok()) return client.status();
   if (absl::GetFlag(FLAGS_watch)) return Watch(&*client, name);
-  auto status = client->Status(name);
+  const bool latency = absl::GetFlag(FLAGS_latency);
+  auto status =
+      latency ? client->StatusWithLatency(name) : client->Status(name);
   if (!status.ok()) return status.status();
   if (absl::GetFlag(FLAGS_json)) {
     nlohmann::ordered_json json;
-    json["daemon"] = ToJson(status->daemon);
+    json["daemon"] = StatusJson(status->daemon);
     json["devices"] = nlohmann::ordered_json::array();
     for (const proto::DeviceStatus& device : status->devices) {
-      json["devices"].push_back(ToJson(device));
+      json["devices"].push_back(StatusJson(device));
     }
     printf("%s\n", json.dump(2).c_str());
     return absl::OkStatus();
   }
-  const proto::DaemonStatus& daemon = status->daemon;
-  printf("dmuserd %s, pid %u, %u thread%s, %llu KiB anonymous, %zu device%s\n",
-         daemon.version().c_str(), daemon.pid(), daemon.threads(),
-         daemon.threads() == 1 ? "" : "s",
-         static_cast<unsigned long long>(daemon.anonymous_bytes() / 1024),
-         status->devices.size(), status->devices.size() == 1 ? "" : "s");
+  PrintDaemon(status->daemon, static_cast<int>(status->devices.size()));
   for (const proto::DeviceStatus& device : status->devices) {
     PrintDevice(device);
+    if (latency) PrintLatencies(device);
   }
   return absl::OkStatus();
 }

@@ -88,8 +88,18 @@ constexpr Verb kVerbs[] = {
      "last\n"
      "until the daemon ends; its own flags set them at the start.\n",
      "rate pressure merges control quiet", Throttle},
-    {"status", "[NAME]", "what the daemon serves, and how far merges are", "",
-     "json watch control", Status},
+    {"status", "[NAME]", "what the daemon serves, and how far merges are",
+     "With --latency also how long requests took in the daemon. --watch says "
+     "a\n"
+     "device's status again whenever its merge went on or requests failed.\n",
+     "json watch latency control", Status},
+    {"metrics", "[-o FILE]", "the same for Prometheus, as text",
+     "FILE is replaced whole, as the textfile collector of node_exporter "
+     "wants\n"
+     "it. When no daemon answers the text says dmuserd_up 0, and the status "
+     "is\n"
+     "10. Names are explained by the HELP lines.\n",
+     "o control", Metrics},
     {"up", "[NAME...]", "make the devices of /etc/dm-usertab, or those named",
      "What is there already is left as it is. --table names another table; "
      "its\n"
