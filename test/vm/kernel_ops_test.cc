@@ -11,9 +11,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/swap.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cstdint>
+#include <future>
 #include <string>
 #include <vector>
 
@@ -226,6 +228,27 @@ TEST_F(Ops, LogicalBlockAndLimitsReachTheQueue) {
   EXPECT_EQ("2147483648", device_.QueueLimit("write_zeroes_max_bytes"));
   EXPECT_EQ("write back", device_.QueueLimit("write_cache"));
   EXPECT_EQ("1", device_.QueueLimit("fua"));
+}
+
+// The block layer refuses such an I/O on a device that may sleep on the way.
+TEST_F(Ops, NowaitArrivesAndIsServed) {
+  ASSERT_EQ(0, device_.CreateUser());
+  Channel channel("ops");
+  Buffer buffer(4096);
+  auto read = std::async(std::launch::async, [&]() -> ssize_t {
+    const int fd = open(device_.block_path().c_str(), O_RDONLY | O_DIRECT);
+    iovec to = {buffer.data(), buffer.size()};
+    const ssize_t got = preadv2(fd, &to, 1, 0, RWF_NOWAIT);
+    const int error = errno;
+    close(fd);
+    return got < 0 ? -error : got;
+  });
+  WireRequest request;
+  ASSERT_TRUE(channel.Next(&request));
+  EXPECT_TRUE(request.header.flags & DM_USER_REQ_MAP_FLAG_NOWAIT);
+  ASSERT_TRUE(channel.Reply(request.header.seq, Pattern(4096, 4)));
+  EXPECT_EQ(4096, read.get());
+  EXPECT_EQ(Pattern(4096, 4), buffer.Copy());
 }
 
 TEST_F(Ops, LimitsOfTheTableReachTheQueue) {
