@@ -65,7 +65,7 @@ step "mkfs.$TYPE" killed make
 step "mount" killed mounted
 step "load of $SECONDS_WANTED s, seed $seed" \
   killed fs_load /mnt/f "$SECONDS_WANTED" "$seed"
-grep operations /run/step.out | sed 's/^/# /'
+step_said
 step "checksums" sums
 step "fstrim" killed trimmed
 step "checksums from the device" same_sums
@@ -75,7 +75,8 @@ step "mount again" mounted
 step "checksums after all" killed same_sums
 step "umount again" umount /mnt/f
 step "no error counted" no_errors
-echo "# $kills kills: $(cat /run/step.out)"
+step_said
+echo "# $kills kills"
 dmuserctl unmap f
 stop_daemon
 tap_end

@@ -22,6 +22,11 @@ step() {
   exit 1
 }
 
+# step_said - what the last step said, as a remark.
+step_said() {
+  sed 's/^/# /' /run/step.out
+}
+
 # tap_end - the plan, behind the steps. A script that ends before it has failed.
 tap_end() {
   echo "1..$TAP_STEPS"
