@@ -17,6 +17,14 @@
 
 #include "dm-user.h"
 
+/*
+ * Up to 6.1 there are 128 dynamic minors, taken from 127 downwards. The last of
+ * them are those that mice have had since ever: the misc core gives them away
+ * without a look whether they are in use, and then the driver core prints a
+ * stack trace about a second device of that number. So none of them is taken.
+ */
+#define DMU_LAST_MOUSE_MINOR	10
+
 /* Protects the list, &dmu_control.targets and &dmu_control.active. */
 static DEFINE_MUTEX(dmu_registry_mutex);
 static LIST_HEAD(dmu_registry);
@@ -229,8 +237,16 @@ int dmu_control_attach(struct dmu_target *t, const char *name)
 		goto out;
 	}
 	list_add_tail(&ctl->node, &dmu_registry);
+	if (ctl->misc.minor <= DMU_LAST_MOUSE_MINOR)
+		r = -EBUSY;
 out:
 	mutex_unlock(&dmu_registry_mutex);
+	if (r && t->ctl) {
+		t->ti->error = "Cannot register control node, no free minor";
+		/* It is complete, and somebody may have opened it already. */
+		dmu_control_detach(t);
+		t->ctl = NULL;
+	}
 	return r;
 }
 

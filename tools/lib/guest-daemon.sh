@@ -25,6 +25,20 @@ kill_daemon() {
   wait "$DAEMON_PID" 2>/dev/null || true
 }
 
+# stop_daemon_in_hand NAME - stops the daemon (SIGSTOP) at a moment at which it has
+# requests of the device that it has not answered. Needs a load.
+stop_daemon_in_hand() {
+  local fields tries
+  for ((tries = 0; ; tries++)); do
+    [ "$tries" -lt 1000 ] || fail "there is no load on $1"
+    kill -STOP "$DAEMON_PID"
+    read -r -a fields < <(dmsetup status --noflush "$1")
+    [ "${fields[8]}" -eq 0 ] || break
+    kill -CONT "$DAEMON_PID"
+    pause_ms 5
+  done
+}
+
 stop_daemon() {
   kill "$DAEMON_PID"
   wait "$DAEMON_PID" || fail "dmuserd ended with $? on SIGTERM"
@@ -58,6 +72,37 @@ slow_flushes() {
 
 drop_caches() {
   echo 3 >/proc/sys/vm/drop_caches
+}
+
+now_ms() {
+  local now=${EPOCHREALTIME/[.,]/}
+  echo $((now / 1000))
+}
+
+# pause_ms MS - for what is to happen at intervals; to start a program takes longer.
+pause_ms() {
+  local seconds
+  printf -v seconds '%d.%03d' $(($1 / 1000)) $(($1 % 1000))
+  [ -p /run/never ] || mkfifo /run/never
+  read -r -t "$seconds" <>/run/never || true
+}
+
+# fail_with_fio NAME TEXT - with what fio and the kernel say.
+fail_with_fio() {
+  cat /run/fio.out >&2 || true
+  dmsetup status --noflush "$1" >&2 || true
+  shift
+  fail "$*"
+}
+
+# check_fio NAME - fio has seen no error in /run/fio.out, the kernel has counted
+# none, and requests were given back.
+check_fio() {
+  local fields
+  grep -a -q 'err= 0' /run/fio.out || fail_with_fio "$1" "fio has seen an error"
+  read -r -a fields < <(dmsetup status --noflush "$1")
+  [ "${fields[12]}" -eq 0 ] || fail_with_fio "$1" "${fields[12]} I/O errors"
+  [ "${fields[13]}" -gt 0 ] || fail_with_fio "$1" "no request was given back"
 }
 
 # same A B - the two files or devices have the same bytes.

@@ -13,12 +13,12 @@
 # Programs of every guest, beside busybox's.
 readonly BASE_PROGRAMS=(
   bash blockdev cmp dmsetup du dumpe2fs e2fsck find losetup mkfs.ext4 mount
-  setpriv sha256sum sort umount
+  mkfs.xfs setpriv sha256sum sort umount xfs_repair
 )
 
 # Modules of every guest; what they depend on is added.
 readonly BASE_MODULES=(
-  virtio_pci virtio_blk 9p 9pnet_virtio ext4 loop brd null_blk
+  virtio_pci virtio_blk 9p 9pnet_virtio ext4 xfs loop brd null_blk
   dm_mod dm_flakey dm_delay dm_log_writes dm_snapshot dm_zero
 )
 
