@@ -286,6 +286,30 @@ TEST_F(ControlTest, FailedRequestsAreToldAndShown) {
   EXPECT_EQ(device.in_flight(), 0u);
 }
 
+// The merge is over, and who wants to go on hearing does.
+TEST_F(ControlTest, AWatchMayGoOnPastTheMerge) {
+  Client client = Connect();
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  daemon_->backends["a"]->Set(MergeStatus::State::kDone, 10);
+  client.Send(Watch("a"));
+  auto event = client.Receive();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_FALSE(event->more());
+  proto::Request request = Watch("a");
+  request.mutable_watch()->set_past_merge(true);
+  client.Send(request);
+  event = client.Receive();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_TRUE(event->more());
+  EXPECT_EQ(event->devices(0).merge().state(), proto::MergeStatus::DONE);
+  daemon_->backends["a"]->fail_status = IoStatus::kIoError;
+  EXPECT_EQ(Read("a"), DM_USER_RESP_ERROR);
+  event = client.Receive();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_TRUE(event->more());
+  EXPECT_EQ(event->devices(0).last_error().error_class(), "io");
+}
+
 // Killed at every byte of what they say: nobody else notices.
 TEST_F(ControlTest, ClientsThatAreKilledMidMessage) {
   Client good = Connect();

@@ -252,6 +252,8 @@ got=0
 grep -q 'another dmuserd' second.log || fail "$(cat second.log)"
 expect 9 'nothing' "$ctl" merge nothing --control c
 expect 9 'nothing' "$ctl" status nothing --control c
+expect 2 '--watch' "$ctl" status nothing --follow --control c
+expect 2 'exclude' "$ctl" status nothing --watch --latency --control c
 # All it will ever do when idle is to have answered these.
 asleep() { grep ctxt_switches "/proc/$pid/status"; }
 before=$(asleep)

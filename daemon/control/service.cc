@@ -92,7 +92,7 @@ void Service::OnFrame(uint64_t session, Role role, const uint8_t* bytes,
       AnswerStatus(session, id, request.status());
       return;
     case proto::Request::kWatch:
-      BeginWatch(session, id, request.watch().name());
+      BeginWatch(session, id, request.watch());
       return;
     case proto::Request::kThrottle:
       AnswerThrottle(session, id, request.throttle());
@@ -137,8 +137,11 @@ void Service::AnswerThrottle(uint64_t session, uint64_t id,
 }
 
 void Service::BeginWatch(uint64_t session, uint64_t id,
-                         const std::string& name) {
-  const Watcher watcher{.session = session, .id = id, .name = name};
+                         const proto::Watch& what) {
+  const Watcher watcher{.session = session,
+                        .id = id,
+                        .name = what.name(),
+                        .past_merge = what.past_merge()};
   if (SendEvent(watcher)) watchers_.push_back(watcher);
 }
 
@@ -152,7 +155,7 @@ bool Service::SendEvent(const Watcher& watcher) {
     return false;
   }
   proto::Response response = MakeResponse(watcher.id, absl::OkStatus());
-  const bool last = IsLast(devices->front());
+  const bool last = !watcher.past_merge && IsLast(devices->front());
   response.set_more(!last);
   *response.add_devices() = std::move(devices->front());
   Send(watcher.session, response);

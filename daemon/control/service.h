@@ -45,14 +45,15 @@ class Service : public SessionHandler {
     uint64_t session = 0;
     uint64_t id = 0;
     std::string name;
-    bool stale = false;  // a change was left out because the client lagged
+    bool past_merge = false;  // does not end with the merge
+    bool stale = false;       // a change was left out because the client lagged
   };
 
   void Answer(uint64_t session, uint64_t id, const absl::Status& status);
   void AnswerStatus(uint64_t session, uint64_t id, const proto::Status& what);
   void AnswerThrottle(uint64_t session, uint64_t id,
                       const proto::Throttle& throttle);
-  void BeginWatch(uint64_t session, uint64_t id, const std::string& name);
+  void BeginWatch(uint64_t session, uint64_t id, const proto::Watch& what);
   void OnDeviceChanged(const std::string& name);
   // Sends the newest status; false when it was the last one for this watcher.
   bool SendEvent(const Watcher& watcher);

@@ -325,9 +325,11 @@ absl::StatusOr<proto::Throttle> ControlClient::Throttle(
 
 absl::StatusOr<proto::DeviceStatus> ControlClient::Watch(
     const std::string& name,
-    const std::function<bool(const proto::DeviceStatus&)>& changed) {
+    const std::function<bool(const proto::DeviceStatus&)>& changed,
+    bool past_merge) {
   proto::Request request;
   request.mutable_watch()->set_name(name);
+  request.mutable_watch()->set_past_merge(past_merge);
   auto response = Call(std::move(request));
   const uint64_t id = last_id_;
   for (;; response = NextFor(id, kNever)) {

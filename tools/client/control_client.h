@@ -125,9 +125,11 @@ class ControlClient {
   // seen. kNotFound when the device goes away. The timeout is for the first
   // status; the next ones may come at any time. After `changed` has returned
   // false the daemon goes on to tell this connection, which throws it away.
+  // With `past_merge` the end of the merge is no end.
   absl::StatusOr<proto::DeviceStatus> Watch(
       const std::string& name,
-      const std::function<bool(const proto::DeviceStatus&)>& changed);
+      const std::function<bool(const proto::DeviceStatus&)>& changed,
+      bool past_merge = false);
 
   // Has the daemon let go of all devices, for the next one, and end.
   absl::Status HandOver();

@@ -39,6 +39,8 @@ ABSL_FLAG(std::string, pressure, "",
           "percentage of the time; none: never");
 ABSL_FLAG(std::string, merges, "",
           "merges that go on at once; the others wait in turn");
+ABSL_FLAG(bool, follow, false,
+          "status --watch: go on when the merge has ended");
 ABSL_FLAG(bool, watch, false, "status: go on at every change");
 ABSL_FLAG(
     bool, latency, false,
@@ -81,11 +83,13 @@ absl::Status WaitForMerge(ControlClient* client, const std::string& name) {
 
 absl::Status Watch(ControlClient* client, const std::string& name) {
   return client
-      ->Watch(name,
-              [](const proto::DeviceStatus& device) {
-                PrintEvent(device);
-                return true;
-              })
+      ->Watch(
+          name,
+          [](const proto::DeviceStatus& device) {
+            PrintEvent(device);
+            return true;
+          },
+          /*past_merge=*/absl::GetFlag(FLAGS_follow))
       .status();
 }
 
@@ -251,6 +255,9 @@ absl::Status Status(const Arguments& arguments) {
   const std::string name = arguments.empty() ? "" : arguments[0];
   if (absl::GetFlag(FLAGS_watch) && name.empty()) {
     return absl::InvalidArgumentError("status --watch needs a device name");
+  }
+  if (absl::GetFlag(FLAGS_follow) && !absl::GetFlag(FLAGS_watch)) {
+    return absl::InvalidArgumentError("--follow goes with --watch");
   }
   if (absl::GetFlag(FLAGS_watch) && absl::GetFlag(FLAGS_latency)) {
     return absl::InvalidArgumentError(

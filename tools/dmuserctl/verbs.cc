@@ -91,8 +91,10 @@ constexpr Verb kVerbs[] = {
     {"status", "[NAME]", "what the daemon serves, and how far merges are",
      "With --latency also how long requests took in the daemon. --watch says "
      "a\n"
-     "device's status again whenever its merge went on or requests failed.\n",
-     "json watch latency control", Status},
+     "device's status again whenever its merge went on or requests failed, "
+     "and\n"
+     "ends with the merge, or with --follow with the device.\n",
+     "json watch follow latency control", Status},
     {"metrics", "[-o FILE]", "the same for Prometheus, as text",
      "FILE is replaced whole, as the textfile collector of node_exporter "
      "wants\n"
