@@ -229,7 +229,7 @@ rm base.img
 "$ctl" --help >help.txt
 for verb in 'cow create' 'cow estimate' 'cow inspect' 'cow verify' \
   'cow extract' 'cow merge' 'cow convert' map merge status unmap \
-  list; do
+  list metrics; do
   grep -q "$verb" help.txt || fail "help does not name $verb"
   # shellcheck disable=SC2086 # a verb may be two words
   "$ctl" help $verb | grep -q usage || fail "no help for $verb"
