@@ -40,6 +40,7 @@
 #include "daemon/io/disk_file.h"
 #include "daemon/io/loop_epoll.h"
 #include "daemon/io/process_figures.h"
+#include "daemon/io/root_storage.h"
 #include "daemon/io/service_notifier.h"
 
 #ifndef PR_SET_IO_FLUSHER
@@ -73,6 +74,7 @@ struct Options {
   LogTarget log = LogTarget::kAuto;
   int ready_fd = -1;
   bool take_over = false;
+  char* root_storage_name = nullptr;  // argv[0]; nullptr: not for root storage
 };
 
 void PrintUsage(FILE* to) {
@@ -113,6 +115,10 @@ void PrintUsage(FILE* to) {
       "                   kmsg, the kernel's log (auto: the journal when "
       "stderr "
       "is it)\n"
+      "  --root-storage   the root file system is on these devices: lock all "
+      "memory, keep\n"
+      "                   the mounts of now, be spared by systemd's and the "
+      "kernel's kills\n"
       "  --ready-fd N     write a newline to this open file once requests "
       "are served\n"
       "  --version        print the version and exit\n"
@@ -204,6 +210,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
     kServeGroup,
     kAndroidSocket,
     kTakeOver,
+    kRootStorage,
     kLog,
     kReadyFd,
     kVersionOption,
@@ -221,6 +228,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
       {"serve-group", required_argument, nullptr, kServeGroup},
       {"android-socket", required_argument, nullptr, kAndroidSocket},
       {"take-over", no_argument, nullptr, kTakeOver},
+      {"root-storage", no_argument, nullptr, kRootStorage},
       {"log", required_argument, nullptr, kLog},
       {"ready-fd", required_argument, nullptr, kReadyFd},
       {"version", no_argument, nullptr, kVersionOption},
@@ -288,6 +296,9 @@ int ParseOptions(int argc, char** argv, Options* options) {
         break;
       case kTakeOver:
         options->take_over = true;
+        break;
+      case kRootStorage:
+        options->root_storage_name = argv[0];
         break;
       case kLog:
         if (!ParseLog(&options->log)) return kExitUsage + 1;
@@ -564,6 +575,10 @@ void Daemon::Stop() {
 }
 
 int Daemon::Run() {
+  if (options_.root_storage_name != nullptr &&
+      !EnterRootStorage(options_.root_storage_name)) {
+    return kExitFailure;
+  }
   // Whoever read the log may end, a file may not grow beyond a limit: both are
   // errors of one call, and no reason to end.
   signal(SIGPIPE, SIG_IGN);
