@@ -38,8 +38,11 @@
 #include "daemon/device/registry.h"
 #include "daemon/device/state_store.h"
 #include "daemon/io/disk_file.h"
+#include "daemon/io/disk_uring.h"
+#include "daemon/io/flusher.h"
 #include "daemon/io/loop_epoll.h"
 #include "daemon/io/process_figures.h"
+#include "daemon/io/ring.h"
 #include "daemon/io/root_storage.h"
 #include "daemon/io/service_notifier.h"
 
@@ -71,6 +74,8 @@ struct Options {
   uint64_t memory_bytes = kMemoryBytesDefault;
   RoleGroups roles;
   MergeGovernor::Limits limits = {.active_max = kMergesDefault};
+  enum class Io { kAuto, kUring, kSync };
+  Io io = Io::kAuto;
   LogTarget log = LogTarget::kAuto;
   int ready_fd = -1;
   bool take_over = false;
@@ -92,6 +97,9 @@ void PrintUsage(FILE* to) {
       "+ /state)\n"
       "  --memory KIB     payload buffers, taken from the system as they "
       "are used (%llu)\n"
+      "  --io HOW         uring: no disk holds up another; sync: plain system "
+      "calls;\n"
+      "                   auto: uring where the kernel has it (auto)\n"
       "  --merge-rate KIB all merges together write so much in a second (no "
       "limit)\n"
       "  --merge-pressure PERCENT\n"
@@ -202,6 +210,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
     kControl = 1,
     kStateDir,
     kMemory,
+    kIo,
     kMergeRate,
     kMergePressure,
     kMerges,
@@ -220,6 +229,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
       {"control", required_argument, nullptr, kControl},
       {"state-dir", required_argument, nullptr, kStateDir},
       {"memory", required_argument, nullptr, kMemory},
+      {"io", required_argument, nullptr, kIo},
       {"merge-rate", required_argument, nullptr, kMergeRate},
       {"merge-pressure", required_argument, nullptr, kMergePressure},
       {"merges", required_argument, nullptr, kMerges},
@@ -252,6 +262,19 @@ int ParseOptions(int argc, char** argv, Options* options) {
         options->memory_bytes = kib * 1024;
         break;
       }
+      case kIo:
+        if (strcmp(optarg, "auto") == 0) {
+          options->io = Options::Io::kAuto;
+        } else if (strcmp(optarg, "uring") == 0) {
+          options->io = Options::Io::kUring;
+        } else if (strcmp(optarg, "sync") == 0) {
+          options->io = Options::Io::kSync;
+        } else {
+          fprintf(stderr, "dmuserd: --io %s: expected auto, uring or sync\n",
+                  optarg);
+          return kExitUsage + 1;
+        }
+        break;
       case kMergeRate: {
         uint64_t kib = 0;
         if (!ParseNumber("--merge-rate", 0, UINT32_MAX, &kib)) {
@@ -353,6 +376,9 @@ class Daemon {
  private:
   Registry::Factories Factories();
   void OpenBackend(const proto::Attach& attach, Registry::BackendDone done);
+  absl::StatusOr<std::unique_ptr<Disk>> OpenDisk(const std::string& path,
+                                                 const DiskOptions& options);
+  bool StartIo();
   void OpenFile(const proto::FileBackend& file,
                 const Registry::BackendDone& done);
   void OpenSnapshot(const proto::SnapshotBackend& snapshot,
@@ -366,6 +392,8 @@ class Daemon {
 
   const Options options_;
   std::unique_ptr<EpollLoop> loop_;
+  std::unique_ptr<Ring> ring_;        // nullptr: synchronous I/O
+  std::unique_ptr<Flusher> flusher_;  // with ring_
   std::unique_ptr<BufferPool> pool_;
   std::unique_ptr<ServiceNotifier> notifier_;
   ProcPressure pressure_;
@@ -394,10 +422,8 @@ Registry::Factories Daemon::Factories() {
     anonymous_peak_.Look();  // what the back end took is there now
     return OpenMiscNode(name, geometry, loop_.get(), pool_.get());
   };
-  factories.open_disk =
-      [this](const std::string& path) -> absl::StatusOr<std::unique_ptr<Disk>> {
-    return FileDisk::Open(path, {.writable = true, .exclusive = true},
-                          loop_.get());
+  factories.open_disk = [this](const std::string& path) {
+    return OpenDisk(path, {.writable = true, .exclusive = true});
   };
   factories.trim_memory = [this] {
     anonymous_peak_.Look();
@@ -430,11 +456,39 @@ void Daemon::OpenBackend(const proto::Attach& attach,
   }
 }
 
+// false: cannot go on.
+bool Daemon::StartIo() {
+  if (options_.io == Options::Io::kSync) return true;
+  ring_ = Ring::Create({}, loop_.get());
+  if (ring_ != nullptr) flusher_ = Flusher::Create(loop_.get());
+  if (flusher_ != nullptr) return true;
+  const int error = errno;
+  ring_.reset();
+  if (options_.io == Options::Io::kUring) {
+    Log(LogLevel::kError,
+        "--io uring: the kernel does not give an io_uring (%s): it takes Linux "
+        "6.1, and sysctl kernel.io_uring_disabled=0 where there is one",
+        strerror(error));
+    return false;
+  }
+  Log(LogLevel::kWarning,
+      "the kernel does not give an io_uring (%s): a disk that does not answer "
+      "will hold up all devices",
+      strerror(error));
+  return true;
+}
+
+absl::StatusOr<std::unique_ptr<Disk>> Daemon::OpenDisk(
+    const std::string& path, const DiskOptions& options) {
+  if (ring_ == nullptr) return FileDisk::Open(path, options, loop_.get());
+  return UringDisk::Open(path, options, ring_.get(), flusher_.get(),
+                         loop_.get());
+}
+
 void Daemon::OpenFile(const proto::FileBackend& file,
                       const Registry::BackendDone& done) {
-  auto disk = FileDisk::Open(file.path(),
-                             {.writable = !file.read_only(), .exclusive = true},
-                             loop_.get());
+  auto disk =
+      OpenDisk(file.path(), {.writable = !file.read_only(), .exclusive = true});
   if (!disk.ok()) {
     done(disk.status());
     return;
@@ -447,13 +501,13 @@ void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
                           Registry::BackendDone done) {
   // Both are written by a merge, and nobody else may change them while the
   // device shows what they mean together.
-  const FileDisk::Options options = {.writable = true, .exclusive = true};
-  auto cow = FileDisk::Open(snapshot.cow_path(), options, loop_.get());
+  const DiskOptions options = {.writable = true, .exclusive = true};
+  auto cow = OpenDisk(snapshot.cow_path(), options);
   if (!cow.ok()) {
     done(cow.status());
     return;
   }
-  auto base = FileDisk::Open(snapshot.base_path(), options, loop_.get());
+  auto base = OpenDisk(snapshot.base_path(), options);
   if (!base.ok()) {
     done(base.status());
     return;
@@ -461,7 +515,7 @@ void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
   std::unique_ptr<Disk> source;
   if (!snapshot.source_path().empty()) {
     // Only read, and often the same blocks as the base under another name.
-    auto opened = FileDisk::Open(snapshot.source_path(), {}, loop_.get());
+    auto opened = OpenDisk(snapshot.source_path(), {});
     if (!opened.ok()) {
       done(opened.status());
       return;
@@ -602,6 +656,7 @@ int Daemon::Run() {
     Log(LogLevel::kError, "cannot start: %s", strerror(errno));
     return kExitFailure;
   }
+  if (!StartIo()) return kExitFailure;
   notifier_ = std::make_unique<ServiceNotifier>(loop_.get());
   governor_ = std::make_unique<MergeGovernor>(loop_.get(), &pressure_);
   PressureSource::Totals totals;
@@ -647,6 +702,9 @@ int Daemon::Run() {
     NotifyReadyFd(options_.ready_fd);
   });
   loop_->Run();
+  // What a disk flushes by itself holds its file; who takes over, when the
+  // socket is closed, finds it free.
+  flusher_.reset();
   text_server_.reset();
   server_.reset();
   return kExitOk;

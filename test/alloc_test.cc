@@ -15,6 +15,7 @@
 #include "daemon/channel/stream.h"
 #include "daemon/device/device.h"
 #include "daemon/io/disk_file.h"
+#include "daemon/io/disk_uring.h"
 #include "daemon/io/loop_epoll.h"
 #include "gtest/gtest.h"
 #include "test/alloc_counter.h"
@@ -98,10 +99,10 @@ class AllocTest : public ::testing::Test {
     }
   }
 
-  void ExpectNoAllocations() {
+  void ExpectNoAllocations(int rounds = 1000) {
     MixedTraffic(0, 10);  // what is taken once is taken here
     const uint64_t before = AllocationCount();
-    MixedTraffic(1000, 1000);
+    MixedTraffic(1000, rounds);
     EXPECT_EQ(AllocationCount() - before, 0u);
     device_->Stop(&stopped_);
     while (!stopped_flag_) loop_->Turn(/*wait=*/false);
@@ -140,6 +141,23 @@ TEST_F(AllocTest, FileDevice) {
   ASSERT_TRUE(disk.ok());
   Serve(std::make_unique<FileBackend>(std::move(*disk), false, loop_.get()));
   ExpectNoAllocations();
+}
+
+TEST_F(AllocTest, FileDeviceByTheRing) {
+  char path[] = "/tmp/dmu-alloc-test-XXXXXX";
+  UniqueFd fd(mkstemp(path));
+  ASSERT_EQ(ftruncate(fd.get(), kSizeBytes), 0);
+  auto ring = Ring::Create({}, loop_.get());
+  ASSERT_NE(ring, nullptr) << strerror(errno);
+  auto flusher = Flusher::Create(loop_.get());
+  ASSERT_NE(flusher, nullptr) << strerror(errno);
+  auto disk = UringDisk::Open(path, {.writable = true}, ring.get(),
+                              flusher.get(), loop_.get());
+  unlink(path);
+  ASSERT_TRUE(disk.ok());
+  Serve(std::make_unique<FileBackend>(std::move(*disk), false, loop_.get()));
+  ExpectNoAllocations(/*rounds=*/100);  // each flush is a wait
+  device_.reset();
 }
 
 }  // namespace

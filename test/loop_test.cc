@@ -76,6 +76,25 @@ TEST(LoopTest, IdleWorkGivesWayAndIsNotStarved) {
   EXPECT_NE(log.find('i', 1), std::string::npos) << log;
 }
 
+TEST(LoopTest, LastIsAfterAllElseOfTheTurnAndBeforeTheSleep) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  Named last(&log, 'l'), task(&log, 't'), idle(&log, 'i');
+  loop->PostLast(&last.task);
+  loop->PostLast(&last.task);
+  loop->PostIdle(&idle.task);
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "il");
+  loop->PostLast(&last.task);
+  loop->Post(&task.task);
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "iltl");
+  loop->PostLast(&last.task);
+  loop->Cancel(&last.task);
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(log, "iltl");
+}
+
 TEST(LoopTest, CancelReachesEveryQueue) {
   auto loop = EpollLoop::Create();
   std::string log;

@@ -74,7 +74,8 @@ absl::Status Loader::Feed(ConstByteSpan bytes) {
   DMU_CHECK(bytes.size() == want().bytes);
   next_offset_ += bytes.size();
   absl::Status status = FeedStep(bytes);
-  if (status.ok() && next_offset_ == end_offset_ && step_ != Step::kDone) {
+  if (status.ok() && next_offset_ == end_offset_ && !working_ &&
+      step_ != Step::kDone) {
     status = Enter(static_cast<Step>(static_cast<int>(step_) + 1));
   }
   if (!status.ok()) step_ = Step::kFailed;
@@ -96,10 +97,14 @@ absl::Status Loader::FeedStep(ConstByteSpan bytes) {
       return image_->header.is_v3() ? TakeOpsV3(bytes) : TakeSlotsV2(bytes);
     case Step::kFooter:
       return TakeFooter(bytes);
+    case Step::kSort:
+      return SortStep();
     case Step::kSequence:
       return TakeSequence(bytes);
     case Step::kListed:
       return TakeListed(bytes);
+    case Step::kFinish:
+      return FinishStep();
     case Step::kOrder:
       return TakeOrder(bytes);
     case Step::kDone:
@@ -157,12 +162,17 @@ absl::StatusOr<bool> Loader::Begin(Step step) {
       if (record_at_ == 0) return false;
       SetRange(record_at_, kExtensionBytes);
       return true;
+    case Step::kSort:
+      BeginSort();
+      return true;
     case Step::kSequence:
       return BeginSequence();
     case Step::kListed:
       return lists_ordered_ && has_ordered_ && BeginPages();
+    case Step::kFinish:
+      SetRange(0, 0);
+      return true;
     case Step::kOrder:
-      if (absl::Status status = FinishIndex(); !status.ok()) return status;
       return has_ordered_ && !image_->partial && BeginPages();
     default:
       break;
@@ -471,7 +481,7 @@ absl::Status Loader::CheckTotals() const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Loader::BeginSequence() {
+void Loader::BeginSort() {
   const Header& h = image_->header;
   image_->ops.Finish();
   image_->walk_end = walk_;
@@ -489,7 +499,17 @@ absl::StatusOr<bool> Loader::BeginSequence() {
   }
   if (!image_->sequence.empty()) order = Index::Order::kSequence;
   lists_ordered_ = order == Index::Order::kOrdered && !image_->partial;
-  if (absl::Status status = builder_.Sort(order); !status.ok()) return status;
+  builder_.BeginSort(order);
+  SetRange(0, 0);
+}
+
+absl::Status Loader::SortStep() {
+  const absl::StatusOr<bool> through = builder_.SortStep();
+  working_ = through.ok() && !*through;
+  return through.status();
+}
+
+bool Loader::BeginSequence() {
   if (image_->sequence.empty() || image_->partial) return false;
   sequence_chunk_ = 0;
   const SequenceChunk& chunk = image_->sequence.front();
@@ -542,9 +562,14 @@ absl::Status Loader::TakeListed(ConstByteSpan bytes) {
   return absl::OkStatus();
 }
 
-absl::Status Loader::FinishIndex() {
+absl::Status Loader::FinishStep() {
+  working_ = !builder_.FinishStep();
+  return working_ ? absl::OkStatus() : TakeIndex();
+}
+
+absl::Status Loader::TakeIndex() {
   Image& image = *image_;
-  image.index = builder_.Finish();
+  image.index = builder_.Take();
   if (absl::Status status = CheckTotals(); !status.ok()) return status;
   if (image.partial) {
     image.progress.merged_ops = 0;

@@ -36,7 +36,9 @@ class Loader {
  public:
   struct Want {
     uint64_t offset = 0;
-    uint32_t bytes = 0;  // <= kChunkBytes; 0 for an empty file, when done
+    // <= kChunkBytes; 0 for an empty file, when done, and when there is work
+    // to do that needs no bytes: Feed then does a part of it.
+    uint32_t bytes = 0;
   };
   static constexpr uint32_t kChunkBytes = 64 * 1024;
 
@@ -66,8 +68,10 @@ class Loader {
     kOps,        // every op by itself; the data's place; fills the index
     kFooter,     // version 2
     kTrailer,    // version 2: the record, if the footer speaks of one
+    kSort,       // reads nothing
     kSequence,   // needs the index
     kListed,     // the op table again: version 2's order without a sequence
+    kFinish,     // reads nothing
     kOrder,      // and again: whether the merge order can be kept
     kDone,
     kFailed,
@@ -98,15 +102,18 @@ class Loader {
   // Whether the step has bytes; it sets the range then.
   absl::StatusOr<bool> Begin(Step step);
   absl::StatusOr<bool> BeginOps();
-  absl::StatusOr<bool> BeginSequence();
+  void BeginSort();
+  bool BeginSequence();
   bool BeginPages();
   bool NextPage();
   // Versions 1 and 2: the range of the next slots.
   absl::Status WantSlots();
   // What ends the ops: bounds that need all of them.
   absl::Status CheckTotals() const;
+  absl::Status SortStep();
+  absl::Status FinishStep();
   // From here on the index is complete.
-  absl::Status FinishIndex();
+  absl::Status TakeIndex();
   void SetRange(uint64_t offset, uint64_t bytes);
 
   uint32_t ops_taken() const { return builder_.added(); }
@@ -114,6 +121,7 @@ class Loader {
   const uint64_t file_bytes_;
   const std::optional<uint64_t> label_;
   Step step_ = Step::kHeader;
+  bool working_ = false;      // a step that reads nothing is not through
   uint64_t next_offset_ = 0;  // of the current step
   uint64_t end_offset_ = 0;
   std::unique_ptr<Image> image_;

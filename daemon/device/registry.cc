@@ -27,6 +27,11 @@ struct Registry::Entry {
   Task closed_later;  // takes the device apart, in a turn of its own
   Task stopped;
   Task merge_changed;
+  // Until then a file that is in use is tried again.
+  uint64_t busy_until_us = 0;
+  Timer open_again;
+  Timer log_again;
+  Done log_done;
   Task failed;  // requests did
 
   const std::string& name() const { return record.attach().name(); }
@@ -40,6 +45,12 @@ struct Registry::Entry {
 };
 
 namespace {
+
+// A file is in use until the last I/O on it has ended, of whoever had it: of a
+// killed daemon too, whose devices are to be served again.
+constexpr uint64_t kBusyRecoverUs = 10'000'000;
+constexpr uint64_t kBusyUs = 1'000'000;
+constexpr uint64_t kBusyStepUs = 20'000;
 
 // dm names are at most 127 bytes; a slash would leave the state directory.
 constexpr size_t kNameBytesMax = 127;
@@ -133,6 +144,17 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
                      &entry->merge_changed, &entry->failed}) {
     task->context = entry;
   }
+  entry->open_again.task.run = OnOpenAgain;
+  entry->open_again.task.context = entry;
+  entry->log_again.task.run = OnLogAgain;
+  entry->log_again.task.context = entry;
+  entry->busy_until_us =
+      loop_->NowUs() +
+      (purpose == Purpose::kRecover ? kBusyRecoverUs : kBusyUs);
+  OpenBackend(entry);
+}
+
+void Registry::OpenBackend(Entry* entry) {
   factories_.open_backend(
       entry->record.attach(),
       [this, entry](absl::StatusOr<std::unique_ptr<Backend>> backend) {
@@ -144,6 +166,10 @@ void Registry::OnBackend(Entry* entry,
                          absl::StatusOr<std::unique_ptr<Backend>> backend) {
   if (entry->state == proto::DeviceStatus::DETACHING) {
     Erase(entry, absl::CancelledError("detached while it was attached"));
+    return;
+  }
+  if (IsWorthWaiting(*entry, backend.status())) {
+    loop_->Arm(&entry->open_again, kBusyStepUs);
     return;
   }
   absl::Status result = backend.status();
@@ -163,6 +189,31 @@ void Registry::OnBackend(Entry* entry,
           entry->name().c_str(),
           entry->device != nullptr ? "serving" : "prepared");
   if (Done done = std::exchange(entry->attach_done, nullptr)) done(result);
+}
+
+bool Registry::IsWorthWaiting(const Entry& entry,
+                              const absl::Status& status) const {
+  return absl::IsAborted(status) && loop_->NowUs() < entry.busy_until_us;
+}
+
+void Registry::OnOpenAgain(void* context) {
+  auto* entry = static_cast<Entry*>(context);
+  if (entry->state == proto::DeviceStatus::DETACHING) {
+    entry->registry->Erase(
+        entry, absl::CancelledError("detached while it was attached"));
+    return;
+  }
+  entry->registry->OpenBackend(entry);
+}
+
+void Registry::OnLogAgain(void* context) {
+  auto* entry = static_cast<Entry*>(context);
+  Done done = std::exchange(entry->log_done, nullptr);
+  if (entry->state != proto::DeviceStatus::SERVING) {
+    done(NotServed(entry->name()));
+    return;
+  }
+  entry->registry->StartMerge(entry, std::move(done));
 }
 
 absl::Status Registry::BringUp(Entry* entry) {
@@ -234,9 +285,12 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
             std::string(removed.message()).c_str());
   }
   Done attach_done = std::move(entry->attach_done);
+  Done log_done = std::move(entry->log_done);
   std::vector<Done> detach_done = std::move(entry->detach_done);
   loop_->Cancel(&entry->closed_later);
   loop_->Cancel(&entry->merge_changed);
+  loop_->Disarm(&entry->open_again);
+  loop_->Disarm(&entry->log_again);
   std::erase_if(entries_,
                 [entry](const auto& at) { return at.get() == entry; });
   if (served) {
@@ -245,6 +299,7 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   }
   if (factories_.trim_memory) factories_.trim_memory();
   if (attach_done) attach_done(attach_result);
+  if (log_done) log_done(NotServed(name));
   for (Done& done : detach_done) done(removed);
   Tell(name);
   if (entries_.empty() && all_stopped_) std::exchange(all_stopped_, nullptr)();
@@ -348,6 +403,7 @@ void Registry::SetMerge(const proto::Merge& merge, Done done) {
       done(std::move(status));
     };
   }
+  entry->busy_until_us = loop_->NowUs() + kBusyUs;
   StartMerge(entry, std::move(done));
 }
 
@@ -378,6 +434,11 @@ void Registry::StartMerge(Entry* entry, Done done) {
     return;
   }
   absl::StatusOr<std::unique_ptr<Disk>> log = factories_.open_disk(path);
+  if (entry->log_done == nullptr && IsWorthWaiting(*entry, log.status())) {
+    entry->log_done = std::move(done);
+    loop_->Arm(&entry->log_again, kBusyStepUs);
+    return;
+  }
   if (!log.ok()) {
     done(log.status());
     return;

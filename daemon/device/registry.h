@@ -29,6 +29,7 @@ class Registry {
       std::function<void(absl::StatusOr<std::unique_ptr<Backend>>)>;
   struct Factories {
     // Opens a back end; calls `done` once, from a turn of the loop or inside.
+    // kAborted, something is in use: may be asked again.
     std::function<void(const proto::Attach&, BackendDone done)> open_backend;
     std::function<absl::StatusOr<std::unique_ptr<Channel>>(
         const std::string& name, const Geometry&)>
@@ -86,6 +87,9 @@ class Registry {
   enum class Purpose { kAttach, kPrepare, kRecover };
   void AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
                     Done done);
+  void OpenBackend(Entry* entry);
+  // Whether what is in use may be free in a moment.
+  bool IsWorthWaiting(const Entry& entry, const absl::Status& status) const;
   void OnBackend(Entry* entry,
                  absl::StatusOr<std::unique_ptr<Backend>> backend);
   // Takes the entry's back end only when it can be served.
@@ -100,6 +104,8 @@ class Registry {
   static void OnClosed(void* context);
   static void OnClosedLater(void* context);
   static void OnStopped(void* context);
+  static void OnOpenAgain(void* context);
+  static void OnLogAgain(void* context);
   static void OnMerge(void* context);
   static void OnFailed(void* context);
 

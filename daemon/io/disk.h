@@ -36,6 +36,8 @@ struct DiskOp {
   IoStatus status = IoStatus::kOk;
   IoCause cause;
 
+  DiskOp* next = nullptr;  // owned by the disk that has the operation
+
   // Runs from a turn of the loop, never from inside Submit, so that a caller
   // need not expect its own state to change under it.
   Task done;

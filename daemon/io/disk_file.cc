@@ -5,210 +5,51 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
-#include <algorithm>
-
-#include "absl/strings/str_cat.h"
+#include <utility>
 
 namespace dmu {
 
-namespace {
-
-// One transfer: far below the 2 GiB at which Linux cuts a read or write short.
-constexpr uint64_t kTransferBytesMax = 1 << 20;
-
-absl::Status OpenError(const std::string& path, int error) {
-  switch (error) {
-    case ENOENT:
-    case ENXIO:
-    case ENOTDIR:
-      return absl::NotFoundError(
-          absl::StrCat(path, ": there is no such file or device"));
-    case EACCES:
-    case EPERM:
-      return absl::PermissionDeniedError(
-          absl::StrCat(path, ": not permitted; run as root"));
-    case EROFS:
-      return absl::PermissionDeniedError(
-          absl::StrCat(path, ": is read-only and has to be written"));
-    case EBUSY:
-      return absl::AbortedError(absl::StrCat(
-          path,
-          ": is in use (mounted, or held by another device); unmount or "
-          "release it first"));
-    default:
-      return absl::InternalError(
-          absl::StrCat(path, ": cannot open: ", strerror(error)));
-  }
-}
-
-// Not an errno value: the file ended before the range did.
-constexpr int kEnded = -1;
-
-IoStatus FromError(int error) {
-  switch (error) {
-    case 0:
-      return IoStatus::kOk;
-    case kEnded:
-      return IoStatus::kShort;
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-      return IoStatus::kNoSpace;
-    case EOPNOTSUPP:
-      return IoStatus::kUnsupported;
-    case ENODEV:
-    case ENXIO:
-    case ENOMEDIUM:
-      return IoStatus::kGone;
-    default:
-      return IoStatus::kIoError;
-  }
-}
-
-// An open-file-description lock: it goes with the open file, not the process.
-absl::Status Lock(const std::string& path, int fd, bool writable) {
-  struct flock lock = {};
-  lock.l_type = static_cast<short>(writable ? F_WRLCK : F_RDLCK);
-  lock.l_whence = SEEK_SET;
-  if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return absl::OkStatus();
-  if (errno == EAGAIN || errno == EACCES) {
-    return absl::AbortedError(absl::StrCat(
-        path,
-        ": is in use by another dm-user process; unmap its device, or "
-        "wait until that process ends"));
-  }
-  return absl::InternalError(
-      absl::StrCat(path, ": cannot lock: ", strerror(errno)));
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<FileDisk>> FileDisk::Open(
-    const std::string& path, Options options, Loop* loop) {
-  struct stat before = {};
-  if (stat(path.c_str(), &before) != 0) return OpenError(path, errno);
-  if (!S_ISREG(before.st_mode) && !S_ISBLK(before.st_mode)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": is neither a regular file nor a block device"));
-  }
-  int flags = O_CLOEXEC | (options.writable ? O_RDWR : O_RDONLY);
-  // On a block device O_EXCL (without O_CREAT) means: not while mounted.
-  if (options.exclusive && S_ISBLK(before.st_mode)) flags |= O_EXCL;
-  // Should a FIFO have taken the file's place, open would wait for its writer.
-  if (S_ISREG(before.st_mode)) flags |= O_NONBLOCK;
-  UniqueFd fd(open(path.c_str(), flags));
-  if (!fd.valid()) return OpenError(path, errno);
-
-  struct stat info = {};
-  if (fstat(fd.get(), &info) != 0) return OpenError(path, errno);
-  if (info.st_dev != before.st_dev || info.st_ino != before.st_ino) {
-    return absl::AbortedError(
-        absl::StrCat(path, ": was replaced while it was opened; try again"));
-  }
-  if (options.exclusive) {
-    absl::Status locked = Lock(path, fd.get(), options.writable);
-    if (!locked.ok()) return locked;
-  }
-  const bool block_device = S_ISBLK(info.st_mode);
-  uint64_t size_bytes = static_cast<uint64_t>(info.st_size);
-  if (block_device && ioctl(fd.get(), BLKGETSIZE64, &size_bytes) != 0) {
-    return absl::InternalError(
-        absl::StrCat(path, ": cannot ask its size: ", strerror(errno)));
-  }
-  return std::unique_ptr<FileDisk>(
-      new FileDisk(path, std::move(fd), size_bytes, block_device, loop));
+    const std::string& path, const DiskOptions& options, Loop* loop) {
+  absl::StatusOr<DiskFile> file = OpenDiskFile(path, options);
+  if (!file.ok()) return file.status();
+  return std::make_unique<FileDisk>(std::move(*file), loop);
 }
 
 void FileDisk::Submit(DiskOp* op) {
-  int error = Execute(*op);
-  if (error != 0 && IsGone()) error = ENODEV;
-  op->status = FromError(error);
-  if (error != 0) {
-    op->cause = {.where = path_.c_str(), .error = error == kEnded ? 0 : error};
-    if (op->kind != DiskOp::Kind::kFlush) op->cause.offset = op->offset;
-  }
+  SetResult(file_, Execute(*op), op);
   loop_->Post(&op->done);
 }
 
-// A block device without a size has been removed; only asked after a failure.
-bool FileDisk::IsGone() const {
-  uint64_t bytes = 0;
-  return block_device_ && (ioctl(fd_.get(), BLKGETSIZE64, &bytes) != 0 ||
-                           (bytes == 0 && size_bytes_ > 0));
-}
-
 int FileDisk::Execute(const DiskOp& op) const {
-  if (op.kind == DiskOp::Kind::kFlush) return Flush();
-  if (op.offset > size_bytes_ || op.length_bytes > size_bytes_ - op.offset) {
-    return kEnded;
-  }
+  const int fd = file_.fd.get();
+  if (op.kind == DiskOp::Kind::kFlush) return FlushFile(fd);
+  if (!IsInside(file_, op)) return kEnded;
   switch (op.kind) {
     case DiskOp::Kind::kRead:
-      return Read(op.buffer, op.offset, op.length_bytes);
+      return ReadRange(fd, op.buffer, op.offset, op.length_bytes);
     case DiskOp::Kind::kWrite:
-      return Write(op.buffer, op.offset, op.length_bytes);
+      return WriteRange(fd, op.buffer, op.offset, op.length_bytes);
     default:
       return Deallocate(op);
   }
-}
-
-int FileDisk::Read(uint8_t* buffer, uint64_t offset,
-                   uint64_t length_bytes) const {
-  while (length_bytes > 0) {
-    const ssize_t got =
-        pread(fd_.get(), buffer, std::min(length_bytes, kTransferBytesMax),
-              static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return errno;
-    // The file was cut since it was opened.
-    if (got == 0) return kEnded;
-    buffer += got;
-    offset += static_cast<uint64_t>(got);
-    length_bytes -= static_cast<uint64_t>(got);
-  }
-  return 0;
-}
-
-int FileDisk::Write(const uint8_t* buffer, uint64_t offset,
-                    uint64_t length_bytes) const {
-  while (length_bytes > 0) {
-    const ssize_t put =
-        pwrite(fd_.get(), buffer, std::min(length_bytes, kTransferBytesMax),
-               static_cast<off_t>(offset));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return errno;
-    if (put == 0) return EIO;
-    buffer += put;
-    offset += static_cast<uint64_t>(put);
-    length_bytes -= static_cast<uint64_t>(put);
-  }
-  return 0;
-}
-
-int FileDisk::Flush() const {
-  int result = 0;
-  do {
-    result = fdatasync(fd_.get());
-  } while (result != 0 && errno == EINTR);
-  return result == 0 ? 0 : errno;
 }
 
 int FileDisk::Deallocate(const DiskOp& op) const {
   const bool zeroes = op.kind == DiskOp::Kind::kWriteZeroes;
   int result = 0;
   do {
-    if (block_device_) {
+    if (file_.block_device) {
       uint64_t range[2] = {op.offset, op.length_bytes};
-      result = ioctl(fd_.get(), zeroes ? BLKZEROOUT : BLKDISCARD, range);
+      result = ioctl(file_.fd.get(), zeroes ? BLKZEROOUT : BLKDISCARD, range);
     } else {
       // Punched holes read as zeros, so one mode serves both.
-      result = fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                         static_cast<off_t>(op.offset),
-                         static_cast<off_t>(op.length_bytes));
+      result = fallocate(
+          file_.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+          static_cast<off_t>(op.offset), static_cast<off_t>(op.length_bytes));
     }
   } while (result != 0 && errno == EINTR);
   if (result == 0) return 0;

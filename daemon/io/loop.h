@@ -59,6 +59,10 @@ class Loop {
   // requests, like a merge, and yet must come to an end under steady load.
   virtual void PostIdle(Task* task) = 0;
 
+  // Runs `task` when all else of this turn is done, before the loop may sleep:
+  // for what gathers work over a turn and hands it on in one call.
+  virtual void PostLast(Task* task) = 0;
+
   // Takes a queued task back; no effect on one that is not queued.
   virtual void Cancel(Task* task) = 0;
 

@@ -106,9 +106,16 @@ void EpollLoop::PostIdle(Task* task) {
   if (!task->queued) idle_tasks_.Push(task);
 }
 
+void EpollLoop::PostLast(Task* task) {
+  if (!task->queued) last_tasks_.Push(task);
+}
+
 void EpollLoop::Cancel(Task* task) {
   if (!task->queued) return;
-  if (!tasks_.Remove(task) && !running_.Remove(task)) idle_tasks_.Remove(task);
+  if (!tasks_.Remove(task) && !running_.Remove(task) &&
+      !idle_tasks_.Remove(task)) {
+    last_tasks_.Remove(task);
+  }
 }
 
 uint64_t EpollLoop::NowUs() const {
@@ -161,8 +168,8 @@ void EpollLoop::SetTimerFd() {
 }
 
 void EpollLoop::Turn(bool wait) {
-  const bool sleep =
-      wait && tasks_.head == nullptr && idle_tasks_.head == nullptr;
+  const bool sleep = wait && tasks_.head == nullptr &&
+                     idle_tasks_.head == nullptr && last_tasks_.head == nullptr;
   const int count =
       epoll_wait(epoll_fd_.get(), events_, kEventsPerTurn, sleep ? -1 : 0);
   DMU_CHECK(count >= 0 || errno == EINTR);
@@ -176,13 +183,19 @@ void EpollLoop::Turn(bool wait) {
   }
   event_count_ = 0;
 
-  running_ = tasks_;
-  tasks_ = Queue();
-  while (Task* task = running_.Pop()) task->run(task->context);
+  RunAll(&tasks_);
+  if (was_idle || ++busy_turns_ > kBusyTurnsMax) {
+    busy_turns_ = 0;
+    if (Task* task = idle_tasks_.Pop()) task->run(task->context);
+  }
+  RunAll(&last_tasks_);
+}
 
-  if (!was_idle && ++busy_turns_ <= kBusyTurnsMax) return;
-  busy_turns_ = 0;
-  if (Task* task = idle_tasks_.Pop()) task->run(task->context);
+// What is there now; what that posts is for the next turn.
+void EpollLoop::RunAll(Queue* queue) {
+  running_ = *queue;
+  *queue = Queue();
+  while (Task* task = running_.Pop()) task->run(task->context);
 }
 
 void EpollLoop::Run() {

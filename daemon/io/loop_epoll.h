@@ -25,6 +25,7 @@ class EpollLoop : public Loop {
   void Unwatch(Watch* watch) override;
   void Post(Task* task) override;
   void PostIdle(Task* task) override;
+  void PostLast(Task* task) override;
   void Cancel(Task* task) override;
   void Arm(Timer* timer, uint64_t delay_us) override;
   void Disarm(Timer* timer) override;
@@ -52,6 +53,7 @@ class EpollLoop : public Loop {
 
   EpollLoop(UniqueFd epoll_fd, UniqueFd timer_fd);
 
+  void RunAll(Queue* queue);
   static void OnTimerFd(void* context, uint32_t events);
   uint64_t FirstDueUs() const;
   void SetTimerFd();
@@ -62,8 +64,9 @@ class EpollLoop : public Loop {
   TimerList timers_;
   uint64_t timer_fd_due_us_ = 0;  // what timer_fd_ is set to; 0: to nothing
   Queue tasks_;
-  Queue running_;  // this turn's tasks; Cancel reaches them too
+  Queue running_;  // what RunAll is at; Cancel reaches them too
   Queue idle_tasks_;
+  Queue last_tasks_;
   epoll_event events_[kEventsPerTurn];
   int event_count_ = 0;
   uint64_t turns_ = 0;

@@ -35,6 +35,7 @@ class SimLoop : public Loop {
   void Unwatch(Watch*) override {}
   void Post(Task* task) override;
   void PostIdle(Task* task) override;
+  void PostLast(Task* task) override { Post(task); }
   void Cancel(Task* task) override;
   void Arm(Timer* timer, uint64_t delay_us) override;
   void Disarm(Timer* timer) override;

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/io/disk_open.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace dmu {
+
+namespace {
+
+absl::Status OpenError(const std::string& path, int error) {
+  switch (error) {
+    case ENOENT:
+    case ENXIO:
+    case ENOTDIR:
+      return absl::NotFoundError(
+          absl::StrCat(path, ": there is no such file or device"));
+    case EACCES:
+    case EPERM:
+      return absl::PermissionDeniedError(
+          absl::StrCat(path, ": not permitted; run as root"));
+    case EROFS:
+      return absl::PermissionDeniedError(
+          absl::StrCat(path, ": is read-only and has to be written"));
+    case EBUSY:
+      return absl::AbortedError(absl::StrCat(
+          path,
+          ": is in use (mounted, or held by another device); unmount or "
+          "release it first"));
+    default:
+      return absl::InternalError(
+          absl::StrCat(path, ": cannot open: ", strerror(error)));
+  }
+}
+
+IoStatus FromError(int error) {
+  switch (error) {
+    case 0:
+      return IoStatus::kOk;
+    case kEnded:
+      return IoStatus::kShort;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return IoStatus::kNoSpace;
+    case EOPNOTSUPP:
+      return IoStatus::kUnsupported;
+    case ENODEV:
+    case ENXIO:
+    case ENOMEDIUM:
+      return IoStatus::kGone;
+    default:
+      return IoStatus::kIoError;
+  }
+}
+
+// A block device without a size has been removed; only asked after a failure.
+bool IsGone(const DiskFile& file) {
+  uint64_t bytes = 0;
+  return file.block_device &&
+         (ioctl(file.fd.get(), BLKGETSIZE64, &bytes) != 0 ||
+          (bytes == 0 && file.size_bytes > 0));
+}
+
+// An open-file-description lock: it goes with the open file, not the process.
+absl::Status Lock(const std::string& path, int fd, bool writable) {
+  struct flock lock = {};
+  lock.l_type = static_cast<short>(writable ? F_WRLCK : F_RDLCK);
+  lock.l_whence = SEEK_SET;
+  if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return absl::OkStatus();
+  if (errno == EAGAIN || errno == EACCES) {
+    return absl::AbortedError(absl::StrCat(
+        path,
+        ": is in use by another dm-user process; unmap its device, or "
+        "wait until that process ends"));
+  }
+  return absl::InternalError(
+      absl::StrCat(path, ": cannot lock: ", strerror(errno)));
+}
+
+}  // namespace
+
+absl::StatusOr<DiskFile> OpenDiskFile(const std::string& path,
+                                      const DiskOptions& options) {
+  struct stat before = {};
+  if (stat(path.c_str(), &before) != 0) return OpenError(path, errno);
+  if (!S_ISREG(before.st_mode) && !S_ISBLK(before.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": is neither a regular file nor a block device"));
+  }
+  int flags = O_CLOEXEC | (options.writable ? O_RDWR : O_RDONLY);
+  // On a block device O_EXCL (without O_CREAT) means: not while mounted.
+  if (options.exclusive && S_ISBLK(before.st_mode)) flags |= O_EXCL;
+  // Should a FIFO have taken the file's place, open would wait for its writer.
+  if (S_ISREG(before.st_mode)) flags |= O_NONBLOCK;
+  UniqueFd fd(open(path.c_str(), flags));
+  if (!fd.valid()) return OpenError(path, errno);
+
+  struct stat info = {};
+  if (fstat(fd.get(), &info) != 0) return OpenError(path, errno);
+  if (info.st_dev != before.st_dev || info.st_ino != before.st_ino) {
+    return absl::AbortedError(
+        absl::StrCat(path, ": was replaced while it was opened; try again"));
+  }
+  // With it the ring would not wait for storage either.
+  if ((flags & O_NONBLOCK) != 0 &&
+      fcntl(fd.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
+    return OpenError(path, errno);
+  }
+  if (options.exclusive) {
+    absl::Status locked = Lock(path, fd.get(), options.writable);
+    if (!locked.ok()) return locked;
+  }
+  const bool block_device = S_ISBLK(info.st_mode);
+  uint64_t size_bytes = static_cast<uint64_t>(info.st_size);
+  if (block_device && ioctl(fd.get(), BLKGETSIZE64, &size_bytes) != 0) {
+    return absl::InternalError(
+        absl::StrCat(path, ": cannot ask its size: ", strerror(errno)));
+  }
+  return DiskFile{path, std::move(fd), size_bytes, block_device};
+}
+
+void SetResult(const DiskFile& file, int error, DiskOp* op) {
+  if (error != 0 && IsGone(file)) error = ENODEV;
+  op->status = FromError(error);
+  if (error == 0) return;
+  op->cause = {.where = file.path.c_str(),
+               .error = error == kEnded ? 0 : error};
+  if (op->kind != DiskOp::Kind::kFlush) op->cause.offset = op->offset;
+}
+
+bool IsInside(const DiskFile& file, const DiskOp& op) {
+  return op.offset <= file.size_bytes &&
+         op.length_bytes <= file.size_bytes - op.offset;
+}
+
+int ReadRange(int fd, uint8_t* buffer, uint64_t offset, uint64_t length_bytes) {
+  while (length_bytes > 0) {
+    const ssize_t got =
+        pread(fd, buffer, std::min(length_bytes, kTransferBytesMax),
+              static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return errno;
+    // The file was cut since it was opened.
+    if (got == 0) return kEnded;
+    buffer += got;
+    offset += static_cast<uint64_t>(got);
+    length_bytes -= static_cast<uint64_t>(got);
+  }
+  return 0;
+}
+
+int WriteRange(int fd, const uint8_t* buffer, uint64_t offset,
+               uint64_t length_bytes) {
+  while (length_bytes > 0) {
+    const ssize_t put =
+        pwrite(fd, buffer, std::min(length_bytes, kTransferBytesMax),
+               static_cast<off_t>(offset));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return errno;
+    if (put == 0) return EIO;
+    buffer += put;
+    offset += static_cast<uint64_t>(put);
+    length_bytes -= static_cast<uint64_t>(put);
+  }
+  return 0;
+}
+
+int FlushFile(int fd) {
+  int result = 0;
+  do {
+    result = fdatasync(fd);
+  } while (result != 0 && errno == EINTR);
+  return result == 0 ? 0 : errno;
+}
+
+}  // namespace dmu
