@@ -112,6 +112,11 @@ bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes) {
       uint8_t* at = disk + h.sector * 512;
       for (size_t done = 0; done < h.len; done += static_cast<size_t>(n)) {
         n = channel->Read(at + done, h.len - done);
+        if (n == -ECANCELED) {
+          // A suspend has taken it away; it comes again.
+          in_hand.pop_back();
+          break;
+        }
         if (n <= 0) {
           return n == -ENOTBLK;
         }
@@ -125,7 +130,8 @@ bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes) {
       if (h.type == DM_USER_REQ_MAP_READ) {
         payload.assign(at, at + h.len);
       }
-      if (!channel->Reply(h.seq, payload)) {
+      // EINVAL: a suspend has taken it away.
+      if (!channel->Reply(h.seq, payload) && errno != EINVAL) {
         return errno == ENOTBLK;
       }
     }

@@ -92,8 +92,8 @@ class RamServer {
 
 // Serves reads and writes of `disk` by blocking reads and synchronous copies
 // until the target is gone. Takes a handful of requests before it answers them,
-// newest first, so that a kill finds some in its hands. False if the stream
-// broke.
+// newest first, so that a kill finds some in its hands. Passes over what a
+// suspend takes away. False if the stream broke.
 bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes);
 
 }  // namespace dmu

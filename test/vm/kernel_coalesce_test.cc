@@ -247,10 +247,11 @@ TEST_F(Coalesce, PushedBackEachForItself) {
 }
 
 TEST_F(Coalesce, DeadlineEndsAll) {
-  Make("2 stuck_ms 50");
+  Make();
   Reads(0, 3);
   WireHeader header;
   ASSERT_TRUE(channel_->NextHeader(&header));
+  ASSERT_EQ(0, device_.Message("stuck_ms 50"));
   for (Io& io : ios_) EXPECT_EQ(ETIMEDOUT, Await(&io).error);
   EXPECT_EQ("3", device_.StatusField(kExpired));
 }

@@ -22,6 +22,11 @@ device() {
   truncate -s $((SECTORS * 512)) "/tmp/$1"
   dmsetup create "$1" --table "0 $SECTORS user 0 $SECTORS $1" || return 1
   ram_daemon "$1" "/tmp/$1" &
+  # The table waits four seconds for it, and a machine may be slow.
+  local fields
+  until read -r -a fields < <(dmsetup status "$1") && [ "${fields[6]}" -gt 0 ]; do
+    pause_ms 20
+  done
 }
 table() {
   dmsetup load "$1" --table "0 $SECTORS user 0 $SECTORS $1 $2"
@@ -49,7 +54,10 @@ suspended() {
     once "$name" || return 1
     rounds=$((rounds + 1))
   done
-  wait "$command" || return 1
+  wait "$command" || {
+    dmsetup status --noflush "$name"
+    return 1
+  }
   echo "$rounds suspends: $(dmsetup status "$name")"
 }
 # Rounds that each end before the next begins: see kernel_fio.sh.

@@ -10,9 +10,14 @@ source /vm/tap.sh
 readonly MIB=64 SECTORS=$((64 * 2048))
 modprobe ext4
 
+# Returns once it serves: the table waits four seconds, and a machine may be slow.
 serve() {
   v1_daemon v1 /tmp/disk.img 2>/run/daemon.out &
   daemon=$!
+  local fields
+  until read -r -a fields < <(dmsetup status v1) && [ "${fields[6]}" -gt 0 ]; do
+    kill -0 "$daemon" || return 1
+  done
 }
 ended_well() { wait "$daemon" || { cat /run/daemon.out && return 1; }; }
 fill() {
@@ -38,7 +43,7 @@ no_errors() {
 step "a file of $MIB MiB" truncate -s "${MIB}M" /tmp/disk.img
 mkdir -p /mnt/v1
 step "Android's table line" dmsetup create v1 --table "0 $SECTORS user 0 $SECTORS v1"
-serve
+step "a daemon" serve
 step "mkfs.ext4" mkfs.ext4 -q /dev/mapper/v1
 step "mount" mount -t ext4 /dev/mapper/v1 /mnt/v1
 step "files" fill
@@ -52,7 +57,7 @@ step "remove" dmsetup remove v1
 step "the daemon has seen the end" ended_well
 # The same file, the same program, another device.
 step "another device" dmsetup create v1 --table "0 $SECTORS user 0 $SECTORS v1"
-serve
+step "a daemon again" serve
 step "mount again" mount -t ext4 /dev/mapper/v1 /mnt/v1
 step "files are there" same_files
 step "umount again" umount /mnt/v1
