@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -29,6 +30,8 @@
 #include "daemon/base/buffer_pool.h"
 #include "daemon/base/log.h"
 #include "daemon/channel/misc_node.h"
+#include "daemon/channel/ublk/channel.h"
+#include "daemon/channel/ublk/parameters.h"
 #include "daemon/control/frame.h"
 #include "daemon/control/inherited_socket.h"
 #include "daemon/control/server.h"
@@ -88,7 +91,8 @@ void PrintUsage(FILE* to) {
       "Usage: dmuserd [--control PATH] [--state-dir DIR] [--memory KIB] "
       "[--log WHERE] [--ready-fd N]\n"
       "\n"
-      "Serves dm-user devices. Stays in the foreground and logs to standard "
+      "Serves dm-user and ublk devices. Stays in the foreground and logs to "
+      "standard "
       "error;\n"
       "dmuserctl tells it what to serve.\n"
       "\n"
@@ -367,6 +371,28 @@ void NotifyReadyFd(int fd) {
   close(fd);
 }
 
+// What is there decides, when the client leaves it to us.
+absl::Status ChooseTransport(proto::DeviceRecord* record) {
+  proto::Attach* attach = record->mutable_attach();
+  if (attach->transport() == proto::TRANSPORT_AUTO) {
+    const std::string node = absl::StrCat("/dev/dm-user/", attach->name());
+    const bool ublk = access(node.c_str(), F_OK) != 0 &&
+                      access(ublk::kControlPath, F_OK) == 0;
+    attach->set_transport(ublk ? proto::TRANSPORT_UBLK
+                               : proto::TRANSPORT_DM_USER);
+  }
+  if (attach->transport() == proto::TRANSPORT_DM_USER) return absl::OkStatus();
+  if (attach->transport() != proto::TRANSPORT_UBLK) {
+    return absl::UnimplementedError("this daemon does not know that transport");
+  }
+  uint64_t random = 0;
+  if (getrandom(&random, sizeof(random), 0) != sizeof(random)) {
+    return absl::InternalError(absl::StrCat("getrandom: ", strerror(errno)));
+  }
+  record->set_ublk_mark(ublk::MakeMark(random));
+  return absl::OkStatus();
+}
+
 class Daemon {
  public:
   explicit Daemon(Options options) : options_(std::move(options)) {}
@@ -375,6 +401,9 @@ class Daemon {
 
  private:
   Registry::Factories Factories();
+  absl::StatusOr<std::unique_ptr<Channel>> OpenChannel(
+      const proto::DeviceRecord& record, const Geometry& geometry,
+      bool recovering);
   void OpenBackend(const proto::Attach& attach, Registry::BackendDone done);
   absl::StatusOr<std::unique_ptr<Disk>> OpenDisk(const std::string& path,
                                                  const DiskOptions& options);
@@ -417,11 +446,12 @@ Registry::Factories Daemon::Factories() {
                                   Registry::BackendDone done) {
     OpenBackend(attach, std::move(done));
   };
-  factories.open_channel = [this](const std::string& name,
-                                  const Geometry& geometry) {
+  factories.open_channel = [this](const proto::DeviceRecord& record,
+                                  const Geometry& geometry, bool recovering) {
     anonymous_peak_.Look();  // what the back end took is there now
-    return OpenMiscNode(name, geometry, loop_.get(), pool_.get());
+    return OpenChannel(record, geometry, recovering);
   };
+  factories.choose_transport = ChooseTransport;
   factories.open_disk = [this](const std::string& path) {
     return OpenDisk(path, {.writable = true, .exclusive = true});
   };
@@ -431,6 +461,21 @@ Registry::Factories Daemon::Factories() {
     malloc_trim(0);
   };
   return factories;
+}
+
+absl::StatusOr<std::unique_ptr<Channel>> Daemon::OpenChannel(
+    const proto::DeviceRecord& record, const Geometry& geometry,
+    bool recovering) {
+  const proto::Attach& attach = record.attach();
+  if (attach.transport() != proto::TRANSPORT_UBLK) {
+    return OpenMiscNode(attach.name(), geometry, loop_.get(), pool_.get());
+  }
+  UblkChannel::Options options;
+  options.geometry = geometry;
+  options.mark = record.ublk_mark();
+  options.recover = recovering;
+  return std::unique_ptr<Channel>(
+      std::make_unique<UblkChannel>(options, loop_.get(), pool_.get()));
 }
 
 void Daemon::OpenBackend(const proto::Attach& attach,
@@ -501,7 +546,9 @@ void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
                           Registry::BackendDone done) {
   // Both are written by a merge, and nobody else may change them while the
   // device shows what they mean together.
-  const DiskOptions options = {.writable = true, .exclusive = true};
+  // After the merge nothing is written any more.
+  const bool shared = snapshot.share_base();
+  const DiskOptions options = {.writable = !shared, .exclusive = !shared};
   auto cow = OpenDisk(snapshot.cow_path(), options);
   if (!cow.ok()) {
     done(cow.status());

@@ -13,6 +13,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "daemon/backend/null.h"
 #include "daemon/base/buffer_pool.h"
@@ -86,6 +87,28 @@ class MergeableBackend : public NullBackend, public MergeControl {
   Task* listener_ = nullptr;
 };
 
+// A channel whose kernel side comes up, or fails to, when the test says so.
+class LateChannel : public Channel {
+ public:
+  LateChannel(Loop* loop, std::string* log) : loop_(loop), log_(log) {}
+  void Start(RequestSink* sink) override { sink_ = sink; }
+  void Stop(Task* done) override {
+    *log_ += "stop ";
+    loop_->Post(done);
+  }
+  void Remove(Task* done) override {
+    *log_ += "remove ";
+    loop_->Post(done);
+  }
+  std::string device_path() const override { return "/dev/late0"; }
+  RequestSink* sink() const { return sink_; }
+
+ private:
+  Loop* const loop_;
+  std::string* const log_;
+  RequestSink* sink_ = nullptr;
+};
+
 // Can be ended and made again. Sockets: DIRECTORY/control, DIRECTORY/android.
 struct ControlHost {
   ControlHost(const std::string& directory, BufferPool* pool)
@@ -96,6 +119,10 @@ struct ControlHost {
       if (attach.snapshot().cow_path() == "/slow") {
         // Until the test lets it come to its end.
         open_slowly = [this, attach, done] { Open(attach, done); };
+        return;
+      }
+      if (attach.name() == broken) {
+        done(absl::NotFoundError("no file"));
         return;
       }
       if (attach.has_snapshot()
@@ -112,9 +139,14 @@ struct ControlHost {
       return std::unique_ptr<Disk>(std::make_unique<NoDisk>());
     };
     factories.open_channel =
-        [this, pool](
-            const std::string& name,
-            const Geometry&) -> absl::StatusOr<std::unique_ptr<Channel>> {
+        [this, pool](const proto::DeviceRecord& record, const Geometry&,
+                     bool) -> absl::StatusOr<std::unique_ptr<Channel>> {
+      const std::string& name = record.attach().name();
+      if (name == "late") {
+        auto channel = std::make_unique<LateChannel>(loop.get(), &channel_log);
+        late = channel.get();
+        return std::unique_ptr<Channel>(std::move(channel));
+      }
       if (no_node.count(name) > 0) return absl::UnavailableError("no node");
       return std::unique_ptr<Channel>(std::make_unique<StreamChannel>(
           UniqueFd(kernels[name].Open()), StreamChannel::Options{}, loop.get(),
@@ -163,6 +195,7 @@ struct ControlHost {
 
   void Open(const proto::Attach& attach, const Registry::BackendDone& done) {
     attached[attach.name()] = attach;
+    opened.push_back(attach);
     auto backend = std::make_unique<MergeableBackend>(loop.get());
     backends[attach.name()] = backend.get();
     done(std::unique_ptr<Backend>(std::move(backend)));
@@ -174,6 +207,10 @@ struct ControlHost {
   std::set<std::string> no_node = {"gone"};
   std::function<void()> open_slowly;
   std::map<std::string, proto::Attach> attached;
+  std::vector<proto::Attach> opened;  // what back ends were made for
+  std::string broken;                 // whose back end cannot be made
+  LateChannel* late = nullptr;
+  std::string channel_log;
   std::map<std::string, MergeableBackend*> backends;
   std::unique_ptr<Registry> registry;
   proto::Throttle throttle;

@@ -147,6 +147,12 @@ class ControlTest : public ::testing::Test {
     request.mutable_attach()->mutable_null()->set_size_bytes(size_bytes);
     return request;
   }
+  static proto::Request ShareBase(const std::string& name) {
+    proto::Request request;
+    request.mutable_share_base()->set_name(name);
+    return request;
+  }
+
   static proto::Request Detach(const std::string& name) {
     proto::Request request;
     request.mutable_detach()->set_name(name);
@@ -431,6 +437,7 @@ TEST_F(ControlTest, RolesLimitVerbs) {
       {hand_over, Role::kServe},
       {Attach("b"), Role::kServe},
       {Detach("b"), Role::kServe},
+      {ShareBase("a"), Role::kServe},
   };
   // Answers go to the one session there is.
   const uint64_t session = 1;
@@ -550,6 +557,117 @@ TEST_F(ControlTest, TheNextDaemonGoesOn) {
     EXPECT_EQ(device.merge().state() == proto::MergeStatus::RUNNING,
               device.name() == "merging");
   }
+}
+
+TEST_F(ControlTest, AttachIsAnsweredWhenTheChannelIsUp) {
+  Client client = Connect();
+  client.Send(Attach("late"));
+  while (daemon_->late == nullptr || daemon_->late->sink() == nullptr) {
+    daemon_->loop->Turn(/*wait=*/false);
+  }
+  Client other = Connect();
+  other.Send(Status("late"));
+  auto status = other.Receive();
+  ASSERT_TRUE(status.has_value());
+  EXPECT_EQ(status->devices(0).state(), proto::DeviceStatus::ATTACHING);
+  // The next daemon knows of it before the kernel does.
+  EXPECT_EQ(access((directory_ + "/state/late").c_str(), F_OK), 0);
+  daemon_->late->sink()->OnStarted(absl::OkStatus());
+  const auto answer = client.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->code(), 0);
+  ASSERT_EQ(answer->devices_size(), 1);
+  EXPECT_EQ(answer->devices(0).state(), proto::DeviceStatus::SERVING);
+  EXPECT_EQ(answer->devices(0).block_path(), "/dev/late0");
+  EXPECT_EQ(client.CodeOf(Detach("late")), 0);
+  EXPECT_EQ(daemon_->channel_log, "remove ");
+}
+
+TEST_F(ControlTest, ChannelThatFailsToComeUpLeavesNothing) {
+  Client client = Connect();
+  client.Send(Attach("late"));
+  while (daemon_->late == nullptr || daemon_->late->sink() == nullptr) {
+    daemon_->loop->Turn(/*wait=*/false);
+  }
+  daemon_->late->sink()->OnStarted(absl::PermissionDeniedError("no"));
+  const auto answer = client.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->code(), Code(absl::StatusCode::kPermissionDenied));
+  EXPECT_EQ(daemon_->channel_log, "remove ");
+  EXPECT_EQ(client.CodeOf(Status("late")), Code(absl::StatusCode::kNotFound));
+  EXPECT_NE(access((directory_ + "/state/late").c_str(), F_OK), 0);
+}
+
+TEST_F(ControlTest, DetachWhileTheChannelComesUp) {
+  Client client = Connect();
+  client.Send(Attach("late"));
+  while (daemon_->late == nullptr || daemon_->late->sink() == nullptr) {
+    daemon_->loop->Turn(/*wait=*/false);
+  }
+  Client other = Connect();
+  EXPECT_EQ(other.CodeOf(Detach("late")), 0);
+  const auto answer = client.Receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->code(), Code(absl::StatusCode::kCancelled));
+  EXPECT_EQ(daemon_->channel_log, "remove ");
+}
+
+// What its channel left in the kernel stays for a later try, unless somebody
+// says that there will be none.
+TEST_F(ControlTest, WhatCannotBeRecoveredCanBeDetached) {
+  {
+    Client client = Connect();
+    client.Send(Attach("late"));
+    while (daemon_->late == nullptr || daemon_->late->sink() == nullptr) {
+      daemon_->loop->Turn(/*wait=*/false);
+    }
+    daemon_->late->sink()->OnStarted(absl::OkStatus());
+    ASSERT_EQ(client.Receive()->code(), 0);
+  }
+  Restart();
+  daemon_->broken = "late";
+  daemon_->registry->Recover([] {});
+  Client client = Connect();
+  EXPECT_EQ(client.CodeOf(Status("late")), Code(absl::StatusCode::kNotFound));
+  EXPECT_EQ(access((directory_ + "/state/late").c_str(), F_OK), 0);
+  EXPECT_EQ(daemon_->channel_log, "");
+  EXPECT_EQ(client.CodeOf(Detach("late")), 0);
+  EXPECT_EQ(daemon_->channel_log, "remove ");
+  EXPECT_NE(access((directory_ + "/state/late").c_str(), F_OK), 0);
+  EXPECT_EQ(client.CodeOf(Detach("late")), Code(absl::StatusCode::kNotFound));
+}
+
+TEST_F(ControlTest, MergedBaseIsShared) {
+  Client client = Connect();
+  proto::Request attach = Attach("a");
+  attach.mutable_attach()->mutable_snapshot()->set_cow_path("/update.cow");
+  ASSERT_EQ(client.CodeOf(Attach("null")), 0);
+  EXPECT_EQ(client.CodeOf(ShareBase("null")),
+            Code(absl::StatusCode::kInvalidArgument));
+  daemon_->opened.clear();
+  ASSERT_EQ(client.CodeOf(attach), 0);
+  EXPECT_EQ(client.CodeOf(ShareBase("b")), Code(absl::StatusCode::kNotFound));
+  EXPECT_EQ(client.CodeOf(ShareBase("a")), Code(absl::StatusCode::kAborted));
+  EXPECT_EQ(daemon_->opened.size(), 1u);
+  daemon_->backends["a"]->Set(MergeStatus::State::kDone, 10);
+  const MergeableBackend* first = daemon_->backends["a"];
+  EXPECT_EQ(client.CodeOf(ShareBase("a")), 0);
+  ASSERT_EQ(daemon_->opened.size(), 2u);
+  EXPECT_FALSE(daemon_->opened[0].snapshot().share_base());
+  EXPECT_TRUE(daemon_->opened[1].snapshot().share_base());
+  EXPECT_NE(daemon_->backends["a"], first);
+  // Requests go on with the new one.
+  FakeKernel& kernel = daemon_->kernels["a"];
+  const uint64_t seq = kernel.Send(DM_USER_REQ_MAP_READ, 0, 4096);
+  std::optional<FakeKernel::Reply> reply;
+  for (int i = 0; i < 100 && !reply.has_value(); ++i) {
+    kernel.Pump();
+    daemon_->loop->Turn(/*wait=*/false);
+    reply = kernel.TakeReply(seq);
+  }
+  EXPECT_TRUE(reply.has_value());
+  EXPECT_EQ(client.CodeOf(ShareBase("a")), 0) << "again";
+  EXPECT_EQ(daemon_->opened.size(), 2u);
 }
 
 TEST_F(ControlTest, BadRecordsAreLeftAlone) {

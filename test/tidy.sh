@@ -19,6 +19,7 @@ declare -A MAY_INCLUDE=(
   [daemon/io]="daemon/base"
   [daemon/merge]="daemon/base daemon/cow"
   [daemon/channel]="daemon/base daemon/block daemon/io dm-user/uapi"
+  [daemon/channel/ublk]="daemon/base daemon/block daemon/io"
   [daemon/backend]="daemon/base daemon/block daemon/cow daemon/io daemon/merge"
   [daemon/device]="daemon/base daemon/block daemon/io proto"
   [daemon/control]="daemon/base daemon/device daemon/io proto"

@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <libdevmapper.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <memory>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace dmu::tools {
@@ -16,6 +18,7 @@ namespace dmu::tools {
 namespace {
 
 constexpr char kTarget[] = "user";
+constexpr char kLinear[] = "linear";
 // Shown by lsblk as the type, matched by udev rules.
 constexpr char kUuidPrefix[] = "DMUSER-";
 
@@ -72,9 +75,26 @@ int RunSynced(dm_task* task) {
   return failed ? (result != 0 ? result : EIO) : 0;
 }
 
-absl::Status LoadTable(const UserDevice& device) {
-  TaskPtr task = MakeTask(DM_DEVICE_CREATE, device.name);
+// Creates a device of one target.
+absl::Status Create(const std::string& name, const DeviceTable& table,
+                    bool read_only) {
+  TaskPtr task = MakeTask(DM_DEVICE_CREATE, name);
   if (task == nullptr) return NoMemory();
+  const std::string uuid = absl::StrCat(kUuidPrefix, name);
+  if (dm_task_set_uuid(task.get(), uuid.c_str()) == 0 ||
+      dm_task_add_target(task.get(), 0, table.size_sectors,
+                         table.target.c_str(), table.parameters.c_str()) == 0 ||
+      (read_only && dm_task_set_ro(task.get()) == 0)) {
+    return NoMemory();
+  }
+  const int error = RunSynced(task.get());
+  if (error == 0) return absl::OkStatus();
+  return Failed(absl::StrCat(name, ": cannot create the device (table '",
+                             table.parameters, "')"),
+                error);
+}
+
+DeviceTable UserTable(const UserDevice& device) {
   std::string features =
       absl::StrCat("orphan_ms ", device.orphan_ms, " new_ms ", device.orphan_ms,
                    " max_io ", device.max_io_sectors);
@@ -87,24 +107,58 @@ absl::Status LoadTable(const UserDevice& device) {
     absl::StrAppend(&features, " discard write_zeroes");
     count += 2;
   }
-  const std::string parameters = absl::StrCat(
-      "0 ", device.size_sectors, " ", device.name, " ", count, " ", features);
-  const std::string uuid = absl::StrCat(kUuidPrefix, device.name);
-  if (dm_task_set_uuid(task.get(), uuid.c_str()) == 0 ||
-      dm_task_add_target(task.get(), 0, device.size_sectors, kTarget,
-                         parameters.c_str()) == 0 ||
+  return {kTarget,
+          absl::StrCat("0 ", device.size_sectors, " ", device.name, " ", count,
+                       " ", features),
+          device.size_sectors};
+}
+
+DeviceTable LinearTable(const LinearDevice& device) {
+  return {kLinear, absl::StrCat(device.path, " 0"), device.size_sectors};
+}
+
+absl::Status NotFound(const std::string& name) {
+  return absl::NotFoundError(absl::StrCat(
+      name, ": there is no such device; 'dmuserctl list' names them"));
+}
+
+// One step on a device that has a table: suspend, resume, clear.
+int RunOn(int type, const std::string& name) {
+  TaskPtr task = MakeTask(type, name);
+  if (task == nullptr) return ENOMEM;
+  // Nothing is to be frozen: what is mounted on a device of ours reads the same
+  // before and after.
+  if (type == DM_DEVICE_SUSPEND && dm_task_skip_lockfs(task.get()) == 0) {
+    return ENOMEM;
+  }
+  if (type == DM_DEVICE_RESUME) return RunSynced(task.get());
+  if (dm_task_run(task.get()) != 0) return 0;
+  const int error = dm_task_get_errno(task.get());
+  return error != 0 ? error : EIO;
+}
+
+int LoadTable(const LinearDevice& device) {
+  TaskPtr task = MakeTask(DM_DEVICE_RELOAD, device.name);
+  const DeviceTable table = LinearTable(device);
+  if (task == nullptr ||
+      dm_task_add_target(task.get(), 0, table.size_sectors,
+                         table.target.c_str(), table.parameters.c_str()) == 0 ||
       (device.read_only && dm_task_set_ro(task.get()) == 0)) {
-    return NoMemory();
+    return ENOMEM;
   }
-  const int error = RunSynced(task.get());
-  if (error != 0) {
-    return Failed(absl::StrCat(device.name,
-                               ": cannot create the device "
-                               "(table '",
-                               parameters, "')"),
-                  error);
-  }
-  return absl::OkStatus();
+  if (dm_task_run(task.get()) != 0) return 0;
+  const int error = dm_task_get_errno(task.get());
+  return error != 0 ? error : EIO;
+}
+
+// Suspend and resume with the new table. In between the program may be waiting
+// for nothing that comes from the device, its own pages neither.
+int SuspendAndResume(const std::string& name) {
+  if (mlockall(MCL_CURRENT) != 0) return errno;
+  int error = RunOn(DM_DEVICE_SUSPEND, name);
+  if (error == 0) error = RunOn(DM_DEVICE_RESUME, name);
+  munlockall();
+  return error;
 }
 
 }  // namespace
@@ -115,15 +169,21 @@ absl::Status CheckRoot() {
       "device-mapper devices need root; run the command with sudo");
 }
 
-absl::Status CheckKernelSupport() {
+absl::Status CheckDeviceMapper() {
   absl::Status root = CheckRoot();
   if (!root.ok()) return root;
   TaskPtr task = MakeTask(DM_DEVICE_LIST_VERSIONS, "");
-  if (task == nullptr || dm_task_run(task.get()) == 0) {
-    return absl::UnavailableError(
-        "this kernel has no device mapper (CONFIG_BLK_DEV_DM, /dev/mapper/"
-        "control): run 'modprobe dm-mod', or use a kernel that has it");
-  }
+  if (task != nullptr && dm_task_run(task.get()) != 0) return absl::OkStatus();
+  return absl::UnavailableError(
+      "this kernel has no device mapper (CONFIG_BLK_DEV_DM, /dev/mapper/"
+      "control): run 'modprobe dm-mod', or use a kernel that has it");
+}
+
+absl::Status CheckKernelSupport() {
+  absl::Status mapper = CheckDeviceMapper();
+  if (!mapper.ok()) return mapper;
+  TaskPtr task = MakeTask(DM_DEVICE_LIST_VERSIONS, "");
+  if (task == nullptr || dm_task_run(task.get()) == 0) return NoMemory();
   const dm_versions* target = dm_task_get_versions(task.get());
   while (target != nullptr) {
     if (strcmp(target->name, kTarget) == 0) return absl::OkStatus();
@@ -136,43 +196,99 @@ absl::Status CheckKernelSupport() {
       "'modprobe dm-user', or 'insmod dm-user.ko' after building it");
 }
 
-absl::Status CreateUserDevice(const UserDevice& device) {
+absl::Status CheckNameIsFree(const std::string& name) {
   dm_info info = {};
-  TaskPtr probe = MakeTask(DM_DEVICE_INFO, device.name);
+  TaskPtr probe = MakeTask(DM_DEVICE_INFO, name);
   if (probe != nullptr && dm_task_run(probe.get()) != 0 &&
       dm_task_get_info(probe.get(), &info) != 0 && info.exists != 0) {
     return absl::AlreadyExistsError(
-        absl::StrCat(device.name,
+        absl::StrCat(name,
                      ": there is a device-mapper device of that name already; "
                      "choose another name, or unmap it first"));
   }
-  return LoadTable(device);
+  return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> UserDeviceStatus(const std::string& name) {
-  TaskPtr task = MakeTask(DM_DEVICE_STATUS, name);
+absl::Status CreateUserDevice(const UserDevice& device) {
+  absl::Status is_free = CheckNameIsFree(device.name);
+  if (!is_free.ok()) return is_free;
+  return Create(device.name, UserTable(device), device.read_only);
+}
+
+absl::Status CreateLinearDevice(const LinearDevice& device) {
+  absl::Status is_free = CheckNameIsFree(device.name);
+  if (!is_free.ok()) return is_free;
+  return Create(device.name, LinearTable(device), device.read_only);
+}
+
+absl::Status SwapToLinear(const LinearDevice& device) {
+  int error = LoadTable(device);
+  if (error == EBUSY) {
+    return absl::AbortedError(absl::StrCat(
+        device.path,
+        ": is in use (mounted, or held by another device); release it first"));
+  }
+  if (error != 0) {
+    return Failed(absl::StrCat(device.name, ": cannot load the table '",
+                               LinearTable(device).parameters, "'"),
+                  error);
+  }
+  error = SuspendAndResume(device.name);
+  if (error == 0) return absl::OkStatus();
+  RunOn(DM_DEVICE_CLEAR, device.name);
+  RunOn(DM_DEVICE_RESUME, device.name);
+  return Failed(absl::StrCat(device.name, ": cannot switch to the table on ",
+                             device.path, "; it is served as before"),
+                error);
+}
+
+absl::StatusOr<DeviceTable> ReadTable(const std::string& name) {
+  TaskPtr task = MakeTask(DM_DEVICE_TABLE, name);
   if (task == nullptr) return NoMemory();
   dm_info info = {};
   if (dm_task_run(task.get()) == 0 ||
       dm_task_get_info(task.get(), &info) == 0 || info.exists == 0) {
-    return absl::NotFoundError(absl::StrCat(
-        name, ": there is no such device; 'dmuserctl list' names them"));
+    return NotFound(name);
   }
   uint64_t start = 0;
   uint64_t length = 0;
   char* type = nullptr;
   char* parameters = nullptr;
-  dm_get_next_target(task.get(), nullptr, &start, &length, &type, &parameters);
-  if (type == nullptr || strcmp(type, kTarget) != 0) {
+  void* next = dm_get_next_target(task.get(), nullptr, &start, &length, &type,
+                                  &parameters);
+  const char* uuid = dm_task_get_uuid(task.get());
+  // One of target "user" is ours even when it was made by hand.
+  const bool ours = type != nullptr && next == nullptr &&
+                    (strcmp(type, kTarget) == 0 ||
+                     (strcmp(type, kLinear) == 0 && uuid != nullptr &&
+                      absl::StartsWith(uuid, kUuidPrefix)));
+  if (!ours) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": is a device-mapper device of another kind (",
                      type != nullptr ? type : "without a table", ")"));
   }
+  return DeviceTable{type, parameters != nullptr ? parameters : "", length};
+}
+
+absl::StatusOr<std::string> UserDeviceStatus(const std::string& name) {
+  absl::StatusOr<DeviceTable> table = ReadTable(name);
+  if (!table.ok()) return table.status();
+  if (table->target == kLinear) {
+    return absl::StrCat("linear ", table->parameters);
+  }
+  TaskPtr task = MakeTask(DM_DEVICE_STATUS, name);
+  if (task == nullptr) return NoMemory();
+  if (dm_task_run(task.get()) == 0) return NotFound(name);
+  uint64_t start = 0;
+  uint64_t length = 0;
+  char* type = nullptr;
+  char* parameters = nullptr;
+  dm_get_next_target(task.get(), nullptr, &start, &length, &type, &parameters);
   return std::string(parameters != nullptr ? parameters : "");
 }
 
 absl::Status RemoveUserDevice(const std::string& name) {
-  absl::Status is_ours = UserDeviceStatus(name).status();
+  absl::Status is_ours = ReadTable(name).status();
   if (!is_ours.ok()) return is_ours;
   TaskPtr task = MakeTask(DM_DEVICE_REMOVE, name);
   if (task == nullptr) return NoMemory();

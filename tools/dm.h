@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// dm.h - device-mapper devices with the target "user", by libdevmapper.
+// dm.h - device-mapper devices with the target "user", by libdevmapper; and
+// those of target "linear" that stand before a ublk device or, after the merge,
+// before the base itself. Ours are known by their UUID.
 //
 // The only place that knows libdevmapper. Uses udev cookies where udev runs and
 // makes the nodes itself where it does not.
@@ -29,26 +31,60 @@ struct UserDevice {
   bool discard = false;
 };
 
+// A device that shows the first sectors of another one.
+struct LinearDevice {
+  std::string name;
+  uint64_t size_sectors = 0;
+  std::string path;  // of the other one
+  bool read_only = false;
+};
+
+// What the kernel does with a device of ours.
+struct DeviceTable {
+  std::string target;  // "user" or "linear"
+  std::string parameters;
+  uint64_t size_sectors = 0;
+};
+
 // kPermissionDenied without root.
 absl::Status CheckRoot();
 
-// As CheckRoot, and kUnavailable when the kernel has no device mapper or no
-// target "user"; the sentence says which and what to do.
+// As CheckRoot, and kUnavailable when the kernel has no device mapper.
+absl::Status CheckDeviceMapper();
+
+// As CheckDeviceMapper, and kUnavailable without the target "user"; the
+// sentence says what to do.
 absl::Status CheckKernelSupport();
+
+// kAlreadyExists when there is any device-mapper device of that name.
+absl::Status CheckNameIsFree(const std::string& name);
+
+// Makes /dev/mapper/NAME. Codes as CreateUserDevice.
+absl::Status CreateLinearDevice(const LinearDevice& device);
+
+// Puts this in the place of the device's table, whatever it was, without an
+// error to anybody who uses the device: what is in flight ends first, what
+// comes meanwhile waits. What fails leaves the table as it was. kAborted while
+// the other device is held by somebody; kNotFound.
+absl::Status SwapToLinear(const LinearDevice& device);
+
+// kNotFound; kInvalidArgument when it is none of ours.
+absl::StatusOr<DeviceTable> ReadTable(const std::string& name);
 
 // Makes /dev/mapper/NAME; its requests wait for a daemon. kAlreadyExists when
 // the name is taken.
 absl::Status CreateUserDevice(const UserDevice& device);
 
 // kAborted while it is open (mounted), kNotFound, kInvalidArgument when it is
-// no device of target "user".
+// none of ours.
 absl::Status RemoveUserDevice(const std::string& name);
 
 // Status line of the target, as `dmsetup status` prints it after the target's
-// name. kNotFound; kInvalidArgument when it is no device of target "user".
+// name; of a linear device its table. kNotFound; kInvalidArgument when it is
+// none of ours.
 absl::StatusOr<std::string> UserDeviceStatus(const std::string& name);
 
-// Names of all devices whose table is one target "user", sorted.
+// Names of all devices of ours, sorted.
 absl::StatusOr<std::vector<std::string>> ListUserDevices();
 
 }  // namespace dmu::tools

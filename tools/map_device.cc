@@ -7,9 +7,13 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/base/buffer_pool.h"
@@ -88,6 +92,131 @@ absl::StatusOr<uint64_t> PrepareBackend(proto::Attach* attach) {
   return bytes;
 }
 
+constexpr char kUblkControl[] = "/dev/ublk-control";
+
+// Which it is to be, when the kernel can do it.
+absl::StatusOr<proto::Transport> ChooseTransport(proto::Transport wanted) {
+  if (wanted == proto::TRANSPORT_DM_USER) {
+    absl::Status kernel = CheckKernelSupport();
+    if (!kernel.ok()) return kernel;
+    return wanted;
+  }
+  absl::Status mapper = CheckDeviceMapper();
+  if (!mapper.ok()) return mapper;
+  if (wanted == proto::TRANSPORT_AUTO) {
+    absl::Status kernel = CheckKernelSupport();
+    if (kernel.ok()) return proto::TRANSPORT_DM_USER;
+    if (access(kUblkControl, F_OK) == 0) return proto::TRANSPORT_UBLK;
+    return absl::UnavailableError(
+        absl::StrCat(std::string(kernel.message()),
+                     "; or the kernel's own driver with 'modprobe ublk_drv'"));
+  }
+  if (access(kUblkControl, F_OK) == 0) return wanted;
+  return absl::UnavailableError(absl::StrCat(
+      kUblkControl,
+      ": there is no such node: load the driver with 'modprobe ublk_drv', or "
+      "use a kernel that has it (CONFIG_BLK_DEV_UBLK, since Linux 6.5)"));
+}
+
+bool IsReadOnly(const proto::Attach& attach) {
+  return attach.has_snapshot() ||
+         (attach.has_file() && attach.file().read_only());
+}
+
+absl::Status Detach(ControlClient* client, const std::string& name) {
+  absl::Status detached = client->Detach(name);
+  return absl::IsNotFound(detached) ? absl::OkStatus() : detached;
+}
+
+// After what could not be completed: says it when that fails too.
+void Undo(const absl::Status& undone) {
+  if (undone.ok()) return;
+  fprintf(stderr, "dmuserctl: %s\n", std::string(undone.message()).c_str());
+}
+
+// The table first: its requests wait for the daemon.
+absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
+                       const std::string& orphan_ms, uint64_t size_sectors) {
+  UserDevice device;
+  device.name = attach.name();
+  device.size_sectors = size_sectors;
+  device.read_only = IsReadOnly(attach);
+  device.orphan_ms = orphan_ms;
+  // What the daemon carries in one piece.
+  device.max_io_sectors = BufferPool::kBufferBytes / kSectorBytes;
+  device.discard = !device.read_only;
+  absl::Status created = CreateUserDevice(device);
+  if (!created.ok()) return created;
+  absl::Status attached = client->Attach(attach);
+  if (!attached.ok()) Undo(RemoveUserDevice(device.name));
+  return attached;
+}
+
+// The daemon first: it makes the device that the table is put on.
+absl::Status MapOnUblk(ControlClient* client, const proto::Attach& attach,
+                       uint64_t size_sectors) {
+  const std::string& name = attach.name();
+  absl::Status is_free = CheckNameIsFree(name);
+  if (!is_free.ok()) return is_free;
+  proto::Request request;
+  *request.mutable_attach() = attach;
+  auto response = client->Call(request);
+  if (!response.ok()) return response.status();
+  LinearDevice device;
+  device.name = name;
+  device.size_sectors = size_sectors;
+  device.read_only = IsReadOnly(attach);
+  if (response->devices_size() == 1) {
+    device.path = response->devices(0).block_path();
+  }
+  absl::Status created =
+      device.path.empty()
+          ? absl::UnimplementedError(
+                "the daemon does not say which device it made; use the "
+                "dmuserd that came with this dmuserctl")
+          : CreateLinearDevice(device);
+  if (!created.ok()) Undo(Detach(client, name));
+  return created;
+}
+
+// Whether the table is one on a ublk device: "MAJOR:MINOR SECTOR".
+bool IsOnUblk(const DeviceTable& table) {
+  const std::string number =
+      table.parameters.substr(0, table.parameters.find(' '));
+  char target[PATH_MAX] = {};
+  const std::string link = absl::StrCat("/sys/dev/block/", number);
+  if (table.target != "linear" ||
+      readlink(link.c_str(), target, sizeof(target) - 1) < 0) {
+    return false;
+  }
+  return absl::StrContains(target, "/ublkb");
+}
+
+// What stands behind the device when all of it is merged.
+absl::StatusOr<LinearDevice> MergedBase(const proto::DeviceStatus& device) {
+  if (!device.has_merge()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        device.name(), ": has nothing to merge: it is no snapshot"));
+  }
+  struct stat info = {};
+  if (stat(device.base_path().c_str(), &info) != 0) {
+    return ErrnoStatus(errno, device.base_path());
+  }
+  if (!S_ISBLK(info.st_mode)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        device.base_path(),
+        ": is a file, and a table needs a block device; unmap ", device.name(),
+        " and use the file, or map it from a loop device (losetup)"));
+  }
+  LinearDevice base;
+  base.name = device.name();
+  base.size_sectors = device.size_bytes() / kSectorBytes;
+  base.path = device.base_path();
+  // It is the base from now on, and as writable as that.
+  base.read_only = access(base.path.c_str(), W_OK) != 0;
+  return base;
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> ParseOrphanTimeout(const std::string& text) {
@@ -101,53 +230,76 @@ absl::StatusOr<std::string> ParseOrphanTimeout(const std::string& text) {
   return absl::StrCat(uint64_t{seconds} * 1000);
 }
 
+absl::StatusOr<proto::Transport> ParseTransport(const std::string& text) {
+  if (text == "auto") return proto::TRANSPORT_AUTO;
+  if (text == "dm-user") return proto::TRANSPORT_DM_USER;
+  if (text == "ublk") return proto::TRANSPORT_UBLK;
+  return absl::InvalidArgumentError(
+      absl::StrCat("transport '", text, "': expected auto, dm-user or ublk"));
+}
+
 absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
                        const std::string& control_path) {
   absl::Status root = CheckRoot();
   if (!root.ok()) return root;
   auto bytes = PrepareBackend(&attach);
   if (!bytes.ok()) return bytes.status();
-  absl::Status kernel = CheckKernelSupport();
-  if (!kernel.ok()) return kernel;
+  auto transport = ChooseTransport(attach.transport());
+  if (!transport.ok()) return transport.status();
+  attach.set_transport(*transport);
   auto client = ControlClient::Connect({.path = control_path});
   if (!client.ok()) return client.status();
+  const uint64_t size_sectors = *bytes / kSectorBytes;
+  return *transport == proto::TRANSPORT_UBLK
+             ? MapOnUblk(&*client, attach, size_sectors)
+             : MapOnUser(&*client, attach, orphan_ms, size_sectors);
+}
 
-  UserDevice device;
-  device.name = attach.name();
-  device.size_sectors = *bytes / kSectorBytes;
-  device.read_only =
-      attach.has_snapshot() || (attach.has_file() && attach.file().read_only());
-  device.orphan_ms = orphan_ms;
-  // What the daemon carries in one piece.
-  device.max_io_sectors = BufferPool::kBufferBytes / kSectorBytes;
-  device.discard = !device.read_only;
-  absl::Status created = CreateUserDevice(device);
-  if (!created.ok()) return created;
-  const std::string name = attach.name();
-  absl::Status attached = client->Attach(attach);
-  if (attached.ok()) return attached;
-  absl::Status removed = RemoveUserDevice(name);
-  if (!removed.ok()) {
-    fprintf(stderr, "dmuserctl: %s\n", std::string(removed.message()).c_str());
+absl::Status FinishDevice(const std::string& name,
+                          const std::string& control_path) {
+  absl::Status mapper = CheckDeviceMapper();
+  if (!mapper.ok()) return mapper;
+  auto table = ReadTable(name);
+  if (!table.ok()) return table.status();
+  auto client = ControlClient::Connect({.path = control_path});
+  if (!client.ok()) return client.status();
+  const bool served = table->target == "user" || IsOnUblk(*table);
+  proto::Request request;
+  request.mutable_status()->set_name(name);
+  auto response = client->Call(request);
+  // Finished before.
+  if (!served && absl::IsNotFound(response.status())) return absl::OkStatus();
+  if (!response.ok()) return response.status();
+  if (served) {
+    auto base = MergedBase(response->devices(0));
+    if (!base.ok()) return base.status();
+    request.mutable_share_base()->set_name(name);
+    absl::Status shared = client->Call(request).status();
+    if (!shared.ok()) return shared;
+    absl::Status swapped = SwapToLinear(*base);
+    if (!swapped.ok()) return swapped;
   }
-  return attached;
+  return Detach(&*client, name);
 }
 
 absl::Status UnmapDevice(const std::string& name,
                          const std::string& control_path) {
-  absl::Status kernel = CheckKernelSupport();
-  if (!kernel.ok()) return kernel;
-  absl::Status removed = RemoveUserDevice(name);
-  if (!removed.ok()) return removed;
-  // The daemon notices by itself that the device is gone; wait until it has let
-  // go of the files. Without a daemon nobody holds them.
+  absl::Status mapper = CheckDeviceMapper();
+  if (!mapper.ok()) return mapper;
+  auto table = ReadTable(name);
+  if (!table.ok()) return table.status();
   auto client = ControlClient::Connect({.path = control_path});
-  if (!client.ok()) {
-    return absl::IsDeadlineExceeded(client.status()) ? absl::OkStatus()
-                                                     : client.status();
+  // A ublk device is the daemon's to remove; a target goes by itself, and
+  // without a daemon nobody holds its files.
+  if (!client.ok() &&
+      (IsOnUblk(*table) || !absl::IsDeadlineExceeded(client.status()))) {
+    return client.status();
   }
-  absl::Status detached = client->Detach(name);
-  return absl::IsNotFound(detached) ? absl::OkStatus() : detached;
+  absl::Status removed = RemoveUserDevice(name);
+  if (!removed.ok() || !client.ok()) return removed;
+  // The daemon notices by itself that a target is gone; wait until it has let
+  // go of the files.
+  return Detach(&*client, name);
 }
 
 }  // namespace dmu::tools

@@ -2,6 +2,10 @@
 //
 // map_device.h - a dm device and the daemon that serves it, made and removed.
 //
+// /dev/mapper/NAME is a table of target "user" (dm-user.ko), or one of target
+// "linear" on the ublk device that the daemon makes: a stable name, whose table
+// can be switched when the merge is done.
+//
 // Nothing is made before everything that can be judged beforehand is: files,
 // sizes, kernel, daemon. What fails later is undone.
 #ifndef TOOLS_MAP_DEVICE_H_
@@ -19,11 +23,22 @@ namespace dmu::tools {
 // "60", "forever": as the target's table takes it. kInvalidArgument.
 absl::StatusOr<std::string> ParseOrphanTimeout(const std::string& text);
 
-// attach: paths are made absolute. orphan_ms: of ParseOrphanTimeout. Codes as
-// the loader, CheckBase, dm.h and the daemon say; kAlreadyExists when there is
-// a device of the name.
+// "auto", "dm-user", "ublk". kInvalidArgument.
+absl::StatusOr<proto::Transport> ParseTransport(const std::string& text);
+
+// attach: paths are made absolute; TRANSPORT_AUTO is dm-user where the kernel
+// has the target, else ublk where it has that driver. orphan_ms: of
+// ParseOrphanTimeout. Codes as the loader, CheckBase, dm.h and the daemon say;
+// kAlreadyExists when there is a device of the name.
 absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
                        const std::string& control_path);
+
+// Puts /dev/mapper/NAME on the base itself, whose merge is done, and has the
+// daemon let go of it; whoever reads the device notices nothing. Can be
+// repeated whatever interrupted it. kAborted while the merge is not done;
+// kNotFound.
+absl::Status FinishDevice(const std::string& name,
+                          const std::string& control_path);
 
 // Also ends what the daemon does for it. kNotFound.
 absl::Status UnmapDevice(const std::string& name,

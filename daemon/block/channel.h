@@ -7,6 +7,9 @@
 #ifndef DAEMON_BLOCK_CHANNEL_H_
 #define DAEMON_BLOCK_CHANNEL_H_
 
+#include <string>
+
+#include "absl/status/status.h"
 #include "daemon/base/task.h"
 #include "daemon/block/request.h"
 
@@ -15,6 +18,12 @@ namespace dmu {
 class RequestSink {
  public:
   virtual ~RequestSink() = default;
+
+  // The kernel side is up: called once, from inside Start or later, unless Stop
+  // or OnClosed comes first. With an error the channel serves nothing; the sink
+  // still calls Stop or Remove before it deletes it. A channel that is brought
+  // up by the kernel's own reads calls OnRequest before.
+  virtual void OnStarted(const absl::Status& status) = 0;
 
   // A request, its payload attached. The sink sees to it that
   // request->Complete is called exactly once, now or later.
@@ -31,15 +40,26 @@ class Channel {
  public:
   virtual ~Channel() = default;
 
-  // Begins to read requests; calls the sink from turns of the loop only.
+  // Begins to read requests; calls OnRequest and OnClosed from turns of the
+  // loop only.
   virtual void Start(RequestSink* sink) = 0;
 
-  // No OnRequest and no OnClosed after this returns. What the back end still
-  // works on is waited for and answered, then the file is closed - what was
-  // never answered goes back to the kernel - and `done` runs. Only then may the
-  // channel be deleted. Waiting matters: once the file is closed the kernel may
-  // give a write again to the next daemon, so none of ours may be in flight.
+  // No OnStarted and no OnClosed after this returns, and no OnRequest but for
+  // what was taken already from a kernel that takes nothing back. What the back
+  // end still works on is waited for and answered, then the file is closed -
+  // what was never answered goes back to the kernel - and `done` runs. Only
+  // then may the channel be deleted. Waiting matters: once the file is closed
+  // the kernel may give a write again to the next daemon, so none of ours may
+  // be in flight.
   virtual void Stop(Task* done) = 0;
+
+  // As Stop, and for good: what the channel itself has made in the kernel goes
+  // away. Also without Start.
+  virtual void Remove(Task* done) { Stop(done); }
+
+  // The block device that the channel made; empty when the device mapper's is
+  // it, or before OnStarted.
+  virtual std::string device_path() const { return ""; }
 };
 
 }  // namespace dmu

@@ -60,6 +60,7 @@ void StreamChannel::Start(RequestSink* sink) {
   sink_ = sink;
   phase_ = Phase::kServing;
   UpdateEvents();
+  if (phase_ == Phase::kServing) sink_->OnStarted(absl::OkStatus());
 }
 
 void StreamChannel::Stop(Task* done) {

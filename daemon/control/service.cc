@@ -23,6 +23,7 @@ Role RoleFor(const proto::Request& request) {
     case proto::Request::kAttach:
     case proto::Request::kDetach:
     case proto::Request::kHandOver:
+    case proto::Request::kShareBase:
       return Role::kServe;
     case proto::Request::kMerge:
       // Who names a file has the daemon write to it.
@@ -80,7 +81,20 @@ void Service::OnFrame(uint64_t session, Role role, const uint8_t* bytes,
   };
   switch (request.verb_case()) {
     case proto::Request::kAttach:
-      registry_->Attach(request.attach(), answer);
+      registry_->Attach(request.attach(),
+                        [this, session, id, name = request.attach().name()](
+                            const absl::Status& status) {
+                          if (status.ok()) {
+                            proto::Status of;
+                            of.set_name(name);
+                            AnswerStatus(session, id, of);
+                          } else {
+                            Answer(session, id, status);
+                          }
+                        });
+      return;
+    case proto::Request::kShareBase:
+      registry_->ShareBase(request.share_base().name(), answer);
       return;
     case proto::Request::kDetach:
       registry_->Detach(request.detach().name(), answer);

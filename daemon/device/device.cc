@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/device/device.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
 #include "daemon/base/log.h"
@@ -19,21 +21,53 @@ Device::Device(std::string name, std::unique_ptr<Channel> channel,
       loop_(loop),
       closed_(closed),
       failed_(failed),
-      channel_stopped_(OnChannelStopped, this) {}
+      channel_stopped_(OnChannelStopped, this),
+      replaced_drained_(OnReplacedDrained, this) {}
 
-Device::~Device() { loop_->Cancel(failed_); }
+Device::~Device() {
+  DMU_CHECK(replaced_ == nullptr);
+  loop_->Cancel(failed_);
+}
 
-void Device::Start() { channel_->Start(this); }
+void Device::Start(Started started) {
+  started_ = std::move(started);
+  channel_->Start(this);
+}
 
-void Device::Stop(Task* done) {
+void Device::OnStarted(const absl::Status& status) {
+  if (Started started = std::exchange(started_, nullptr)) started(status);
+}
+
+void Device::Stop(Task* done, bool remove) {
   DMU_CHECK(stopped_ == nullptr);
   stopped_ = done;
-  channel_->Stop(&channel_stopped_);
+  if (remove) {
+    channel_->Remove(&channel_stopped_);
+  } else {
+    channel_->Stop(&channel_stopped_);
+  }
 }
 
 void Device::OnChannelStopped(void* context) {
   auto* self = static_cast<Device*>(context);
-  self->backend_->Drain(self->stopped_);
+  self->channel_is_stopped_ = true;
+  if (self->replaced_ == nullptr) self->backend_->Drain(self->stopped_);
+}
+
+void Device::Replace(std::unique_ptr<Backend> backend,
+                     std::function<void()> replaced) {
+  DMU_CHECK(replaced_ == nullptr);
+  replaced_done_ = std::move(replaced);
+  DMU_CHECK(backend->geometry().size_bytes == geometry_.size_bytes);
+  replaced_ = std::exchange(backend_, std::move(backend));
+  replaced_->Drain(&replaced_drained_);
+}
+
+void Device::OnReplacedDrained(void* context) {
+  auto* self = static_cast<Device*>(context);
+  self->replaced_.reset();
+  std::exchange(self->replaced_done_, nullptr)();
+  if (self->channel_is_stopped_) self->backend_->Drain(self->stopped_);
 }
 
 Device::OpClass Device::ClassOf(Request::Op op) {

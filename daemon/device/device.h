@@ -12,6 +12,7 @@
 #define DAEMON_DEVICE_DEVICE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -47,12 +48,22 @@ class Device : public RequestSink {
          Task* failed);
   ~Device() override;
 
-  // Begins to serve.
-  void Start();
+  using Started = std::function<void(const absl::Status&)>;
+
+  // Begins to serve; `started` is called when the kernel side is up, or with
+  // why not, perhaps from inside this call. Not after Stop.
+  void Start(Started started = nullptr);
 
   // Stops the channel, then the back end; `done` runs when both are through and
-  // the device may be deleted.
-  void Stop(Task* done);
+  // the device may be deleted. remove: what the channel made in the kernel goes
+  // away; else it stays for the next daemon.
+  void Stop(Task* done, bool remove = false);
+
+  // Has `backend`, which shows the same, answer from now on. What the one
+  // before works on it finishes; then it is deleted and `replaced` is called,
+  // also when the device is stopped meanwhile. Once in a device's life.
+  void Replace(std::unique_ptr<Backend> backend,
+               std::function<void()> replaced);
 
   const std::string& name() const { return name_; }
   const Counters& counters() const { return counters_; }
@@ -64,11 +75,16 @@ class Device : public RequestSink {
   }
   Backend* backend() const { return backend_.get(); }
 
+  // Of the channel; empty when the device mapper's device is the only one.
+  std::string device_path() const { return channel_->device_path(); }
+
+  void OnStarted(const absl::Status& status) override;
   void OnRequest(Request* request) override;
   void OnClosed(CloseReason reason) override;
 
  private:
   static void OnChannelStopped(void* context);
+  static void OnReplacedDrained(void* context);
   static void OnOver(Request* request);
 
   // kOk, or how to refuse the request without asking the back end.
@@ -76,14 +92,19 @@ class Device : public RequestSink {
 
   const std::string name_;
   const std::unique_ptr<Channel> channel_;
-  const std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> replaced_;  // until it has drained
   const Geometry geometry_;
   const std::string outside_;  // why a request beyond the end is refused
   Loop* const loop_;
   Task* const closed_;
   Task* const failed_;
   Task channel_stopped_;
+  Task replaced_drained_;
+  Started started_;
+  std::function<void()> replaced_done_;
   Task* stopped_ = nullptr;
+  bool channel_is_stopped_ = false;
   Counters counters_;
   LatencyHistogram latency_[kOpClasses];
   ErrorRecord errors_;

@@ -21,6 +21,9 @@ struct Registry::Entry {
   uint64_t serial = 0;
   bool keeps_undo_log = false;
   bool keep_record = false;
+  // What the attach is answered with when the device goes before it served.
+  absl::Status attach_result =
+      absl::CancelledError("detached while it was attached");
   Done attach_done;
   std::vector<Done> detach_done;
   Task closed;        // called by the device, deep inside its channel
@@ -42,6 +45,14 @@ struct Registry::Entry {
   MergeControl* merge() const {
     return device != nullptr ? device->backend()->merge() : nullptr;
   }
+};
+
+struct Registry::Leftover {
+  Registry* registry = nullptr;
+  std::string name;
+  std::unique_ptr<Channel> channel;
+  Done done;
+  Task removed;
 };
 
 namespace {
@@ -88,6 +99,13 @@ Registry::Entry* Registry::Find(const std::string& name) const {
 void Registry::Attach(const proto::Attach& attach, Done done) {
   proto::DeviceRecord record;
   *record.mutable_attach() = attach;
+  if (factories_.choose_transport) {
+    absl::Status chosen = factories_.choose_transport(&record);
+    if (!chosen.ok()) {
+      done(chosen);
+      return;
+    }
+  }
   AttachRecord(record, Purpose::kAttach, std::move(done));
 }
 
@@ -108,9 +126,9 @@ void Registry::Serve(const std::string& name, Done done) {
         absl::StrCat(name, ": no such device is prepared to be served")));
     return;
   }
+  entry->attach_done = std::move(done);
   absl::Status result = BringUp(entry);
-  if (result.ok()) Log(LogLevel::kInfo, "%s: serving", name.c_str());
-  done(result);
+  if (!result.ok()) std::exchange(entry->attach_done, nullptr)(result);
 }
 
 void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
@@ -119,6 +137,12 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
   absl::Status named = CheckName(attach.name());
   if (!named.ok()) {
     done(named);
+    return;
+  }
+  for (const auto& leftover : leftovers_) {
+    if (leftover->name != attach.name()) continue;
+    done(absl::AbortedError(
+        absl::StrCat(attach.name(), ": is just being removed; try again")));
     return;
   }
   if (Find(attach.name()) != nullptr) {
@@ -165,30 +189,29 @@ void Registry::OpenBackend(Entry* entry) {
 void Registry::OnBackend(Entry* entry,
                          absl::StatusOr<std::unique_ptr<Backend>> backend) {
   if (entry->state == proto::DeviceStatus::DETACHING) {
-    Erase(entry, absl::CancelledError("detached while it was attached"));
+    Erase(entry, entry->attach_result);
     return;
   }
   if (IsWorthWaiting(*entry, backend.status())) {
     loop_->Arm(&entry->open_again, kBusyStepUs);
     return;
   }
-  absl::Status result = backend.status();
-  if (result.ok()) {
-    entry->unserved = std::move(*backend);
-    if (entry->purpose == Purpose::kPrepare) {
-      entry->state = proto::DeviceStatus::PREPARED;
-    } else {
-      result = BringUp(entry);
-    }
-  }
-  if (!result.ok()) {
-    Erase(entry, result);
+  if (!backend.ok()) {
+    Erase(entry, backend.status());
     return;
   }
-  LogWith(LogLevel::kInfo, {.device = entry->name().c_str()}, "%s: %s",
-          entry->name().c_str(),
-          entry->device != nullptr ? "serving" : "prepared");
-  if (Done done = std::exchange(entry->attach_done, nullptr)) done(result);
+  entry->unserved = std::move(*backend);
+  if (entry->purpose != Purpose::kPrepare) {
+    absl::Status result = BringUp(entry);
+    if (!result.ok()) Erase(entry, result);
+    return;
+  }
+  entry->state = proto::DeviceStatus::PREPARED;
+  LogWith(LogLevel::kInfo, {.device = entry->name().c_str()}, "%s: prepared",
+          entry->name().c_str());
+  if (Done done = std::exchange(entry->attach_done, nullptr)) {
+    done(absl::OkStatus());
+  }
 }
 
 bool Registry::IsWorthWaiting(const Entry& entry,
@@ -199,8 +222,7 @@ bool Registry::IsWorthWaiting(const Entry& entry,
 void Registry::OnOpenAgain(void* context) {
   auto* entry = static_cast<Entry*>(context);
   if (entry->state == proto::DeviceStatus::DETACHING) {
-    entry->registry->Erase(
-        entry, absl::CancelledError("detached while it was attached"));
+    entry->registry->Erase(entry, entry->attach_result);
     return;
   }
   entry->registry->OpenBackend(entry);
@@ -218,37 +240,89 @@ void Registry::OnLogAgain(void* context) {
 
 absl::Status Registry::BringUp(Entry* entry) {
   absl::StatusOr<std::unique_ptr<Channel>> channel =
-      factories_.open_channel(entry->name(), entry->unserved->geometry());
+      factories_.open_channel(entry->record, entry->unserved->geometry(),
+                              entry->purpose == Purpose::kRecover);
   if (!channel.ok()) return channel.status();
   // The record first: once the device answers, a restart must know of it.
   absl::Status saved = store_->Save(entry->record);
   if (!saved.ok()) return saved;
+  entry->state = proto::DeviceStatus::ATTACHING;
   entry->device = std::make_unique<Device>(entry->name(), std::move(*channel),
                                            std::move(entry->unserved), loop_,
                                            &entry->closed, &entry->failed);
+  entry->device->Start(
+      [this, entry](const absl::Status& status) { OnStarted(entry, status); });
+  return absl::OkStatus();
+}
+
+void Registry::OnStarted(Entry* entry, const absl::Status& status) {
+  if (!status.ok()) {
+    entry->attach_result = status;
+    // What cannot be recovered now may be the next time, unless nothing is
+    // there any more that waits for it.
+    StopEntry(entry, entry->purpose == Purpose::kRecover &&
+                         !absl::IsUnavailable(status));
+    return;
+  }
   entry->state = proto::DeviceStatus::SERVING;
   MergeControl* merge = entry->merge();
   if (merge != nullptr) merge->SetListener(&entry->merge_changed);
-  entry->device->Start();
   if (merge != nullptr && entry->record.merge_wanted()) {
-    StartMerge(entry, [name = entry->name()](absl::Status status) {
-      if (status.ok()) return;
+    StartMerge(entry, [name = entry->name()](absl::Status merging) {
+      if (merging.ok()) return;
       LogWith(LogLevel::kError, {.device = name.c_str(), .op = "merge"},
               "%s: the merge does not go on: %s", name.c_str(),
-              std::string(status.message()).c_str());
+              std::string(merging.message()).c_str());
     });
   }
-  return absl::OkStatus();
+  LogWith(LogLevel::kInfo, {.device = entry->name().c_str()}, "%s: serving",
+          entry->name().c_str());
+  if (Done done = std::exchange(entry->attach_done, nullptr)) done(status);
 }
 
 void Registry::Detach(const std::string& name, Done done) {
   Entry* entry = Find(name);
   if (entry == nullptr) {
+    for (const proto::DeviceRecord& record : store_->LoadAll()) {
+      if (record.attach().name() != name) continue;
+      DetachUnserved(record, std::move(done));
+      return;
+    }
     done(NotServed(name));
     return;
   }
   entry->detach_done.push_back(std::move(done));
   StopEntry(entry, /*keep_record=*/false);
+}
+
+void Registry::DetachUnserved(const proto::DeviceRecord& record, Done done) {
+  const std::string& name = record.attach().name();
+  absl::StatusOr<std::unique_ptr<Channel>> channel =
+      factories_.open_channel(record, Geometry{}, /*recovering=*/true);
+  if (!channel.ok()) {
+    // Nothing is in the kernel, or nothing of the channel's making.
+    done(store_->Remove(name));
+    return;
+  }
+  leftovers_.push_back(std::make_unique<Leftover>());
+  Leftover* leftover = leftovers_.back().get();
+  leftover->registry = this;
+  leftover->name = name;
+  leftover->channel = std::move(*channel);
+  leftover->done = std::move(done);
+  leftover->removed.run = OnLeftoverRemoved;
+  leftover->removed.context = leftover;
+  leftover->channel->Remove(&leftover->removed);
+}
+
+void Registry::OnLeftoverRemoved(void* context) {
+  auto* leftover = static_cast<Leftover*>(context);
+  Registry* self = leftover->registry;
+  absl::Status removed = self->store_->Remove(leftover->name);
+  Done done = std::move(leftover->done);
+  std::erase_if(self->leftovers_,
+                [leftover](const auto& at) { return at.get() == leftover; });
+  done(removed);
 }
 
 void Registry::StopEntry(Entry* entry, bool keep_record) {
@@ -262,22 +336,23 @@ void Registry::StopEntry(Entry* entry, bool keep_record) {
     return;
   }
   if (MergeControl* merge = entry->merge()) merge->SetListener(nullptr);
-  entry->device->Stop(&entry->stopped);
+  entry->device->Stop(&entry->stopped, /*remove=*/!entry->keep_record);
 }
 
 void Registry::OnStopped(void* context) {
   auto* entry = static_cast<Entry*>(context);
-  entry->registry->Erase(entry, absl::OkStatus());
+  entry->registry->Erase(entry, entry->attach_result);
 }
 
 void Registry::Erase(Entry* entry, absl::Status attach_result) {
   const std::string name = entry->name();
-  const bool served = entry->device != nullptr;
+  const bool opened = entry->device != nullptr;
+  const bool served = opened && entry->attach_done == nullptr;
   absl::Status removed;
   // What could not be recovered now may be recoverable the next time, unless
   // there is no dm device any more that waits for it.
   const bool keep =
-      entry->keep_record || (!served && entry->purpose == Purpose::kRecover &&
+      entry->keep_record || (!opened && entry->purpose == Purpose::kRecover &&
                              !absl::IsUnavailable(attach_result));
   if (!keep) removed = store_->Remove(name);
   if (!removed.ok()) {
@@ -303,6 +378,71 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   for (Done& done : detach_done) done(removed);
   Tell(name);
   if (entries_.empty() && all_stopped_) std::exchange(all_stopped_, nullptr)();
+}
+
+void Registry::ShareBase(const std::string& name, Done done) {
+  Entry* entry = Find(name);
+  if (entry == nullptr || entry->state != proto::DeviceStatus::SERVING) {
+    done(NotServed(name));
+    return;
+  }
+  MergeControl* merge = entry->merge();
+  if (merge == nullptr || !entry->record.attach().has_snapshot()) {
+    done(absl::InvalidArgumentError(
+        absl::StrCat(name, ": has nothing to merge: it is no snapshot")));
+    return;
+  }
+  if (entry->record.attach().snapshot().share_base()) {
+    done(absl::OkStatus());
+    return;
+  }
+  const MergeStatus status = merge->status();
+  if (status.state != MergeStatus::State::kDone) {
+    done(absl::AbortedError(absl::StrCat(
+        name, ": ", status.merged_ops, " of ", status.total_ops,
+        " ops are merged; wait for the rest (dmuserctl merge NAME --wait)")));
+    return;
+  }
+  proto::Attach shared = entry->record.attach();
+  shared.mutable_snapshot()->set_share_base(true);
+  factories_.open_backend(
+      shared, [this, name, serial = entry->serial, done = std::move(done)](
+                  absl::StatusOr<std::unique_ptr<Backend>> backend) {
+        OnShared(name, serial, std::move(backend), done);
+      });
+}
+
+// A second back end for the same files, opened with others allowed, takes over
+// from the first, which lets go of its locks when it has answered.
+void Registry::OnShared(const std::string& name, uint64_t serial,
+                        absl::StatusOr<std::unique_ptr<Backend>> backend,
+                        const Done& done) {
+  if (!backend.ok()) {
+    done(backend.status());
+    return;
+  }
+  Entry* entry = Find(name);
+  if (entry == nullptr || entry->serial != serial ||
+      entry->state != proto::DeviceStatus::SERVING) {
+    done(NotServed(name));
+    return;
+  }
+  if (entry->record.attach().snapshot().share_base()) {
+    done(absl::OkStatus());
+    return;
+  }
+  proto::DeviceRecord record = entry->record;
+  record.mutable_attach()->mutable_snapshot()->set_share_base(true);
+  absl::Status saved = store_->Save(record);
+  if (!saved.ok()) {
+    done(saved);
+    return;
+  }
+  entry->record = record;
+  entry->merge()->SetListener(nullptr);
+  entry->device->Replace(std::move(*backend),
+                         [done] { done(absl::OkStatus()); });
+  entry->merge()->SetListener(&entry->merge_changed);
 }
 
 void Registry::OnClosed(void* context) {
@@ -472,6 +612,7 @@ absl::StatusOr<std::vector<proto::DeviceStatus>> Registry::Status(
     status.set_name(entry->name());
     status.set_state(entry->state);
     DescribeAttach(entry->record.attach(), &status);
+    status.set_transport(entry->record.attach().transport());
     if (entry->device != nullptr) DescribeDevice(*entry->device, &status);
     if (Backend* backend = entry->backend()) DescribeBackend(*backend, &status);
     if (entry->device != nullptr && with_latency) {

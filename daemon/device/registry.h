@@ -31,9 +31,13 @@ class Registry {
     // Opens a back end; calls `done` once, from a turn of the loop or inside.
     // kAborted, something is in use: may be asked again.
     std::function<void(const proto::Attach&, BackendDone done)> open_backend;
+    // recovering: as left back by a former daemon.
     std::function<absl::StatusOr<std::unique_ptr<Channel>>(
-        const std::string& name, const Geometry&)>
+        const proto::DeviceRecord&, const Geometry&, bool recovering)>
         open_channel;
+    // Decides on the transport of a new device and puts into its record what
+    // the next daemon needs to find it. May be left out.
+    std::function<absl::Status(proto::DeviceRecord*)> choose_transport;
     // Opens a file or device to write to, for this daemon alone.
     std::function<absl::StatusOr<std::unique_ptr<Disk>>(const std::string&)>
         open_disk;
@@ -57,6 +61,8 @@ class Registry {
   void Serve(const std::string& name, Done done);
 
   void Detach(const std::string& name, Done done);
+  // kAborted while the merge is not done, kInvalidArgument without one.
+  void ShareBase(const std::string& name, Done done);
   // Starts or pauses; with an undo log `done` may come later, from a turn of
   // the loop.
   void SetMerge(const proto::Merge& merge, Done done);
@@ -82,6 +88,7 @@ class Registry {
 
  private:
   struct Entry;
+  struct Leftover;
 
   Entry* Find(const std::string& name) const;
   enum class Purpose { kAttach, kPrepare, kRecover };
@@ -94,6 +101,14 @@ class Registry {
                  absl::StatusOr<std::unique_ptr<Backend>> backend);
   // Takes the entry's back end only when it can be served.
   absl::Status BringUp(Entry* entry);
+  void OnStarted(Entry* entry, const absl::Status& status);
+  // A device with a record that could not be recovered: forgets it, and takes
+  // away what its channel has made in the kernel.
+  void DetachUnserved(const proto::DeviceRecord& record, Done done);
+  static void OnLeftoverRemoved(void* context);
+  void OnShared(const std::string& name, uint64_t serial,
+                absl::StatusOr<std::unique_ptr<Backend>> backend,
+                const Done& done);
   absl::Status PauseMerge(Entry* entry);
   // With the undo log of its record, which is opened first.
   void StartMerge(Entry* entry, Done done);
@@ -113,6 +128,7 @@ class Registry {
   StateStore* const store_;
   Loop* const loop_;
   std::vector<std::unique_ptr<Entry>> entries_;
+  std::vector<std::unique_ptr<Leftover>> leftovers_;
   std::vector<Observer> observers_;
   std::function<void()> all_stopped_;
   uint64_t next_serial_ = 0;

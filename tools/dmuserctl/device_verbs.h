@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // device_verbs.h - the verbs that need a kernel and a daemon: map, unmap,
-// merge, status, metrics, list.
+// finish, merge, status, metrics, list.
 //
 // Each takes the words behind the verb and prints its result; an error comes
 // back as a status, for main.cc to print and to turn into an exit code.
@@ -18,6 +18,7 @@ namespace dmu::tools {
 using Arguments = std::vector<std::string>;
 
 absl::Status Map(const Arguments& arguments);
+absl::Status Finish(const Arguments& arguments);
 absl::Status Unmap(const Arguments& arguments);
 absl::Status Up(const Arguments& arguments);
 absl::Status Down(const Arguments& arguments);

@@ -34,6 +34,10 @@ ABSL_FLAG(bool, read_only, false, "map --file: refuse writes");
 ABSL_FLAG(std::string, orphan_timeout, "60",
           "map: seconds that requests wait while no daemon serves the device, "
           "or 'forever'; then they fail");
+ABSL_FLAG(std::string, transport, "auto",
+          "how requests reach the daemon: dm-user (dm-user.ko), ublk (the "
+          "kernel's own driver, Linux 6.5 or later, where requests wait for a "
+          "daemon for ever), or auto: the first of them that the kernel has");
 ABSL_FLAG(std::string, table, "/etc/dm-usertab",
           "the table of devices, protobuf text (proto/usertab.proto)");
 
@@ -139,6 +143,12 @@ absl::Status BringUp(const proto::UserDevice& device) {
   if (device.has_null()) *attach.mutable_null() = device.null();
   if (device.has_file()) *attach.mutable_file() = device.file();
   if (device.has_snapshot()) *attach.mutable_snapshot() = device.snapshot();
+  absl::StatusOr<proto::Transport> transport =
+      ParseTransport(absl::GetFlag(FLAGS_transport));
+  if (!transport.ok()) return transport.status();
+  attach.set_transport(device.transport() != proto::TRANSPORT_AUTO
+                           ? device.transport()
+                           : *transport);
   absl::Status status =
       MapDevice(attach, *orphan_ms, absl::GetFlag(FLAGS_control));
   // There already, as after a second "up".
@@ -182,6 +192,9 @@ absl::Status Map(const Arguments& arguments) {
   attach.set_name(arguments[0]);
   auto orphan_ms = ParseOrphanTimeout(absl::GetFlag(FLAGS_orphan_timeout));
   if (!orphan_ms.ok()) return orphan_ms.status();
+  auto transport = ParseTransport(absl::GetFlag(FLAGS_transport));
+  if (!transport.ok()) return transport.status();
+  attach.set_transport(*transport);
   absl::Status status = FillBackend(&attach);
   if (status.ok()) {
     status = MapDevice(attach, *orphan_ms, absl::GetFlag(FLAGS_control));
@@ -198,6 +211,14 @@ absl::Status Unmap(const Arguments& arguments) {
         "unmap needs the name of the device, and nothing else");
   }
   return UnmapDevice(arguments[0], absl::GetFlag(FLAGS_control));
+}
+
+absl::Status Finish(const Arguments& arguments) {
+  if (arguments.size() != 1) {
+    return absl::InvalidArgumentError(
+        "finish needs the name of the device, and nothing else");
+  }
+  return FinishDevice(arguments[0], absl::GetFlag(FLAGS_control));
 }
 
 absl::Status Up(const Arguments& arguments) {

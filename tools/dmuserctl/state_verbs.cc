@@ -294,8 +294,8 @@ absl::Status List(const Arguments& arguments) {
   if (!arguments.empty()) {
     return absl::InvalidArgumentError("list takes no argument");
   }
-  absl::Status kernel = CheckKernelSupport();
-  if (!kernel.ok()) return kernel;
+  absl::Status mapper = CheckDeviceMapper();
+  if (!mapper.ok()) return mapper;
   auto names = ListUserDevices();
   if (!names.ok()) return names.status();
   nlohmann::ordered_json json = nlohmann::ordered_json::array();

@@ -146,6 +146,9 @@ nlohmann::ordered_json StatusJson(const proto::DeviceStatus& device) {
   json["read_only"] = device.read_only();
   if (!device.cow_path().empty()) json["cow"] = device.cow_path();
   if (!device.base_path().empty()) json["base"] = device.base_path();
+  json["transport"] =
+      device.transport() == proto::TRANSPORT_UBLK ? "ublk" : "dm-user";
+  if (!device.block_path().empty()) json["block"] = device.block_path();
   if (!device.source_path().empty()) json["source"] = device.source_path();
   json["reads"] = device.reads();
   json["read_bytes"] = device.read_bytes();
@@ -217,6 +220,9 @@ void PrintDevice(const proto::DeviceStatus& device) {
   }
   if (!device.base_path().empty()) {
     printf("  base  %s\n", device.base_path().c_str());
+  }
+  if (!device.block_path().empty()) {
+    printf("  ublk  %s\n", device.block_path().c_str());
   }
   if (!device.source_path().empty()) {
     printf("  source %s\n", device.source_path().c_str());

@@ -65,8 +65,11 @@ constexpr Verb kVerbs[] = {
      CowConvert},
     {"map", "NAME (--cow FILE.cow --base DEV | --file FILE | --null BYTES)",
      "make /dev/mapper/NAME, served by dmuserd",
-     "With --cow the device reads as the target image, and is read-only.\n",
-     "cow base file null read_only orphan_timeout control quiet", Map},
+     "With --cow the device reads as the target image, and is read-only.\n"
+     "Without dm-user.ko the kernel's ublk driver carries the requests: NAME\n"
+     "is then a linear table on the /dev/ublkbN that dmuserd makes.\n",
+     "cow base file null read_only transport orphan_timeout control quiet",
+     Map},
     {"merge undo", "FILE.cow --base IMG --undo-log LOG",
      "bring the old image back: take a merge back with its undo log",
      "At any point during or after a merge that kept one, by the daemon or by\n"
@@ -82,6 +85,14 @@ constexpr Verb kVerbs[] = {
      "--undo-log\n"
      "it can be taken back later by \"merge undo\".\n",
      "wait pause rate undo_log control quiet", Merge},
+    {"finish", "NAME",
+     "put /dev/mapper/NAME on its merged base, without dmuserd",
+     "When the merge is done the base is the target image. The device's table\n"
+     "is switched to it, and dmuserd lets go of base and COW file. The device\n"
+     "may be mounted and read all the while; from then on it is the base, and\n"
+     "can be written. The base must be a block device. When interrupted, give\n"
+     "the command again.\n",
+     "control", Finish},
     {"throttle", "[--rate BYTES] [--pressure PERCENT] [--merges N]",
      "limit what all merges of the daemon do together",
      "What is not given stays as it is; says what is in force. The limits "
@@ -106,12 +117,12 @@ constexpr Verb kVerbs[] = {
      "What is there already is left as it is. --table names another table; "
      "its\n"
      "format is in proto/usertab.proto.\n",
-     "table control quiet", Up},
+     "table transport control quiet", Up},
     {"down", "[NAME...]", "remove the devices of the table, or those named", "",
      "table control quiet", Down},
     {"unmap", "NAME", "remove /dev/mapper/NAME", "", "control", Unmap},
-    {"list", "", "devices of the kernel's target, with or without a daemon", "",
-     "json control", List},
+    {"list", "", "what is mapped, with or without a daemon", "", "json control",
+     List},
 };
 
 std::vector<std::string> FlagNames(const Verb& verb) {
