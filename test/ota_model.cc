@@ -127,11 +127,25 @@ bool ModelWorld::Effect() {
 
 absl::Status ModelWorld::Save(const OtaState& state) {
   if (!Effect()) return Cut();
-  const bool first = saves_++ == 0;
+  const int nth = saves_++;
   const absl::Status failure = absl::InternalError("the state's disk");
-  if (faults_.save == SaveFault::kFails ||
-      (faults_.save == SaveFault::kLiesThenFails && !first)) {
-    return failure;
+  absl::Status status;
+  switch (faults_.save) {
+    case SaveFault::kNone:
+      break;
+    case SaveFault::kFails:
+      return failure;
+    case SaveFault::kLies:
+      status = failure;
+      break;
+    case SaveFault::kLiesThenFails:
+      if (nth > 0) return failure;
+      status = failure;
+      break;
+    case SaveFault::kLiesLater:
+      if (nth > 1) return failure;
+      if (nth == 1) status = failure;
+      break;
   }
   const ota::Phase from = model_->state.phase();
   const ota::Phase to = state.phase();
@@ -142,11 +156,15 @@ absl::Status ModelWorld::Save(const OtaState& state) {
   }
   if (to == OtaState::TRIAL && from != OtaState::TRIAL) model_->tries = 0;
   model_->state = state;
-  return faults_.save == SaveFault::kNone ? absl::OkStatus() : failure;
+  return status;
+}
+
+bool ModelWorld::IsMounted(const ModelImage& image) const {
+  return model_->runs == Model::Runs::kPlain && &image == &model_->images[0];
 }
 
 absl::Status ModelWorld::CheckInUse(const ModelImage& image, bool base_too) {
-  if (image.mapped || (base_too && model_->runs == Model::Runs::kPlain)) {
+  if (image.mapped || (base_too && IsMounted(image))) {
     return absl::AbortedError("in use");
   }
   return absl::OkStatus();
@@ -155,7 +173,7 @@ absl::Status ModelWorld::CheckInUse(const ModelImage& image, bool base_too) {
 absl::Status ModelWorld::Write(ModelImage* image, Base to, bool fails) {
   if (image->base == to) return absl::OkStatus();
   if (!Effect()) return Cut();
-  Expect(model_->runs != Model::Runs::kPlain, "a mounted base is written");
+  Expect(!IsMounted(*image), "a mounted base is written");
   image->base = Base::kMixed;
   if (fails) return absl::InternalError("a base's disk");
   if (!Effect()) return Cut();
@@ -168,8 +186,7 @@ absl::Status ModelWorld::Take(const ota::Step& step, const OtaState& state) {
   if (step.image < 0) return absl::OkStatus();  // room for all
   const bool staging = model_->state.phase() == OtaState::NONE;
   Expect(staging || state.phase() == model_->state.phase() ||
-             faults_.save == SaveFault::kLies ||
-             faults_.save == SaveFault::kLiesThenFails,
+             faults_.save != SaveFault::kNone,
          "a step was taken for another phase");
   return TakeOn(step.kind, state.image(step.image),
                 &model_->images[step.image]);

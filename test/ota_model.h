@@ -33,7 +33,7 @@ struct ModelImage {
 struct Model {
   enum class Runs : uint8_t {
     kInitramfs,  // nothing is mounted yet
-    kPlain,      // a system on the bases
+    kPlain,      // a system on the bases; it mounted the first, and reads all
     kMapped,     // the new system, on mapped devices
     kRescue,     // something else, which uses none of it
   };
@@ -66,7 +66,11 @@ enum class SaveFault : uint8_t {
   kFails,          // nothing changed
   kLies,           // it was done, and is said to have failed
   kLiesThenFails,  // the first lies, the others fail
+  kLiesLater,      // the first goes well, the second lies, the others fail
 };
+inline constexpr SaveFault kSaveFaults[] = {
+    SaveFault::kNone, SaveFault::kFails, SaveFault::kLies,
+    SaveFault::kLiesThenFails, SaveFault::kLiesLater};
 
 class ModelWorld : public ota::World {
  public:
@@ -94,6 +98,7 @@ class ModelWorld : public ota::World {
  private:
   // Before each effect; false when there is no power.
   bool Effect();
+  bool IsMounted(const ModelImage& image) const;
   absl::Status CheckInUse(const ModelImage& image, bool base_too);
   absl::Status Write(ModelImage* image, ModelImage::Base to, bool fails);
   absl::Status TakeOn(ota::Step::Kind kind, const ota::OtaImage& record,
