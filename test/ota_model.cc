@@ -160,7 +160,8 @@ absl::Status ModelWorld::Save(const OtaState& state) {
 }
 
 bool ModelWorld::IsMounted(const ModelImage& image) const {
-  return model_->runs == Model::Runs::kPlain && &image == &model_->images[0];
+  return model_->runs == Model::Runs::kPlain &&
+         &image == &model_->images[kModelImages - 1];
 }
 
 absl::Status ModelWorld::CheckInUse(const ModelImage& image, bool base_too) {

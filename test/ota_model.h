@@ -33,7 +33,7 @@ struct ModelImage {
 struct Model {
   enum class Runs : uint8_t {
     kInitramfs,  // nothing is mounted yet
-    kPlain,      // a system on the bases; it mounted the first, and reads all
+    kPlain,      // a system on the bases; it mounted the last, and reads all
     kMapped,     // the new system, on mapped devices
     kRescue,     // something else, which uses none of it
   };
