@@ -38,21 +38,6 @@ std::string DirectoryOf(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-absl::Status SyncDirectoryOf(const std::string& path) {
-  const std::string directory = DirectoryOf(path);
-  const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return ErrnoStatus(errno, absl::StrCat("open ", directory));
-  const int result = fsync(fd);
-  const int error = errno;
-  close(fd);
-  // Some file systems cannot sync a directory; the rename is then as durable
-  // as they make it.
-  if (result != 0 && error != EINVAL) {
-    return ErrnoStatus(error, absl::StrCat("sync ", directory));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::Status ErrnoStatus(int error, const std::string& what) {
@@ -80,6 +65,21 @@ absl::Status ErrnoStatus(int error, const std::string& what) {
     default:
       return absl::InternalError(text);
   }
+}
+
+absl::Status SyncDirectoryOf(const std::string& path) {
+  const std::string directory = DirectoryOf(path);
+  const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return ErrnoStatus(errno, absl::StrCat("open ", directory));
+  const int result = fsync(fd);
+  const int error = errno;
+  close(fd);
+  // Some file systems cannot sync a directory; the rename is then as durable
+  // as they make it.
+  if (result != 0 && error != EINVAL) {
+    return ErrnoStatus(error, absl::StrCat("sync ", directory));
+  }
+  return absl::OkStatus();
 }
 
 File::~File() {

@@ -22,6 +22,9 @@ namespace dmu::tools {
 // the sentence.
 absl::Status ErrnoStatus(int error, const std::string& what);
 
+// Makes the names in the folder of `path` durable.
+absl::Status SyncDirectoryOf(const std::string& path);
+
 // An open file or block device. Moves; closes itself.
 class File {
  public:
