@@ -143,8 +143,8 @@ class OtaMachineTest : public testing::TestWithParam<bool> {
         const System got = BootsInto(model, faults);
         if (got != System::kNone) continue;
         // Once bases are in between, one of the ways must work.
-        const bool can_go_back =
-            undo_logs() && !faults.undo && save == SaveFault::kNone;
+        const bool can_go_back = ota::HasUndoLogs(model.state) &&
+                                 !faults.undo && save == SaveFault::kNone;
         if (!has_begun || !faults.map || (!faults.merge && !faults.undo) ||
             can_go_back) {
           Fail(model, boot, faults, "nothing whole boots");
@@ -327,7 +327,7 @@ TEST_P(OtaMachineTest, EveryStateEveryCommandEveryCut) {
         if (phase == OtaState::NONE || phase == OtaState::CLEANING) {
           return model.OnBases() == System::kOld;
         }
-        return undo_logs() ||
+        return (undo_logs() && !model.state.forward_only()) ||
                (phase != OtaState::MERGING && phase != OtaState::MERGED);
       },
       [](const Model& model) { return IsOver(model, System::kOld); });

@@ -233,7 +233,9 @@ absl::Status ModelWorld::TakeOn(Kind kind, const ota::OtaImage& record,
       if (!busy.ok()) return busy;
       Expect(phase == OtaState::MERGING, "a merge in another phase");
       Expect(image->cow == Cow::kWhole, "a merge of no COW file");
-      Expect(image->log || record.undo_log().empty(), "no undo log is kept");
+      Expect(image->log || record.undo_log().empty() ||
+                 model_->state.forward_only(),
+             "no undo log is kept");
       return Write(image, Base::kNew, faults_.merge);
     }
     case Kind::kPauseMerge:

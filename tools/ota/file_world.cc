@@ -67,7 +67,7 @@ absl::Status FileWorld::Take(const Step& step, const OtaState& state) {
     case Step::Kind::kPrepareUndoLog:
       return PrepareUndoLog(image);
     case Step::Kind::kMerge:
-      return Merge(image);
+      return Merge(image, /*keep_log=*/!state.forward_only());
     case Step::Kind::kPauseMerge: {
       absl::StatusOr<Presence> presence = devices_.Look(SnapshotOf(image));
       if (!presence.ok()) return presence.status();
@@ -230,10 +230,11 @@ absl::Status FileWorld::PrepareUndoLog(const OtaImage& image) {
       .status();
 }
 
-absl::Status FileWorld::Merge(const OtaImage& image) {
+absl::Status FileWorld::Merge(const OtaImage& image, bool keep_log) {
   const Devices::Snapshot snapshot = SnapshotOf(image);
-  const std::string log =
-      image.undo_log().empty() ? "" : store_.Resolve(image.undo_log());
+  const std::string log = keep_log && !image.undo_log().empty()
+                              ? store_.Resolve(image.undo_log())
+                              : "";
   absl::StatusOr<Presence> presence = devices_.Look(snapshot);
   if (!presence.ok()) return presence.status();
   if (*presence == Presence::kServed) {

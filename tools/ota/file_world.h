@@ -24,7 +24,7 @@ class FileWorld : public World {
  public:
   struct Options {
     // kStage: where the COW file of each image is now.
-    std::vector<std::string> sources;
+    std::vector<std::string> sources = {};
     bool progress = false;  // draw bars
     // Set by a signal handler: merge and undo end with kCancelled at the next
     // safe point.
@@ -54,7 +54,7 @@ class FileWorld : public World {
   absl::Status CheckUnused(const OtaImage& image);
   absl::Status CheckMergeable(const OtaImage& image);
   absl::Status PrepareUndoLog(const OtaImage& image);
-  absl::Status Merge(const OtaImage& image);
+  absl::Status Merge(const OtaImage& image, bool keep_log);
   absl::Status Undo(const OtaImage& image);
 
   Store& store_;

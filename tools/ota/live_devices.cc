@@ -56,6 +56,15 @@ absl::Status MergeResult(const proto::DeviceStatus& device) {
 }  // namespace
 
 absl::StatusOr<Devices::Presence> LiveDevices::Look(const Snapshot& snapshot) {
+  const absl::Status support = tools::CheckKernelSupport();
+  // Without the target there is no device of it.
+  if (absl::IsUnavailable(support)) return Presence::kNone;
+  if (!support.ok()) {
+    std::error_code error;
+    const std::string node = absl::StrCat("/dev/mapper/", snapshot.name);
+    if (!std::filesystem::exists(node, error)) return Presence::kNone;
+    return support;
+  }
   const absl::Status kernel = tools::UserDeviceStatus(snapshot.name).status();
   if (absl::IsNotFound(kernel)) return Presence::kNone;
   if (!kernel.ok()) return Presence::kOrphan;
@@ -90,10 +99,10 @@ absl::Status LiveDevices::Map(const Snapshot& snapshot) {
 }
 
 absl::Status LiveDevices::Unmap(const std::string& name) {
-  if (absl::IsNotFound(tools::UserDeviceStatus(name).status())) {
-    return absl::OkStatus();
-  }
-  return tools::UnmapDevice(name, control_path_);
+  const absl::Status unmapped = tools::UnmapDevice(name, control_path_);
+  return absl::IsNotFound(unmapped) || absl::IsUnavailable(unmapped)
+             ? absl::OkStatus()
+             : unmapped;
 }
 
 absl::Status LiveDevices::Merge(const Snapshot& snapshot,

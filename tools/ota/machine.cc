@@ -37,7 +37,7 @@ Plan Nothing(std::string sentence) {
 // Puts a plan together, step by step.
 class Builder {
  public:
-  explicit Builder(const OtaState& state) : state_(state) {}
+  explicit Builder(const OtaState& state) : state_(state), last_(state) {}
 
   // The step for every image.
   Builder& Each(Kind kind, bool may_fail = false) {
@@ -67,13 +67,17 @@ class Builder {
 
   Builder& Enter(Phase phase, const std::string& reason = "",
                  bool may_fail = false) {
-    OtaState next = state_;
+    OtaState next = last_;
     next.set_phase(phase);
     next.set_reason(reason);
     next.clear_boot_id();
     // How many boots were tried says something of these.
     if (phase != OtaState::TRIAL && phase != OtaState::REJECTED) {
       next.clear_boots();
+    }
+    // Not the log that made one want to go forward again.
+    if (phase == OtaState::MERGING && last_.phase() == OtaState::UNDOING) {
+      next.set_forward_only(true);
     }
     return Save(std::move(next), may_fail);
   }
@@ -91,6 +95,7 @@ class Builder {
   }
 
   const OtaState& state_;
+  OtaState last_;  // as the steps so far leave it
   Plan plan_;
 };
 
@@ -254,7 +259,7 @@ Plan PlanMerge(const OtaState& state) {
     case OtaState::MERGED:
       return Nothing("the update is merged already");
     case OtaState::UNDOING:
-      // A change of mind, and the way out when a log is damaged.
+      // A change of mind, and the way out when a log is damaged; for good.
       return Builder(state)
           .Each(Kind::kCheckMergeable)
           .Enter(OtaState::MERGING)
@@ -304,8 +309,10 @@ Plan PlanUndo(const OtaState& state) {
     case OtaState::MERGED:
       if (!HasUndoLogs(state)) {
         return Refused(
-            "no undo log is kept: the manifest names none, so the old system "
-            "cannot be brought back");
+            state.forward_only()
+                ? "the undo was given up; go on with \"ota merge\""
+                : "no undo log is kept: the manifest names none, so the old "
+                  "system cannot be brought back");
       }
       builder.Enter(OtaState::UNDOING);
       break;
@@ -458,6 +465,7 @@ Plan PlanAfterFailure(const OtaState& state, Command command,
 }
 
 bool HasUndoLogs(const OtaState& state) {
+  if (state.forward_only()) return false;
   for (const OtaImage& image : state.image()) {
     if (image.undo_log().empty()) return false;
   }

@@ -47,9 +47,9 @@ enum class Command : uint8_t {
 // What the plan of a command needs to know beside the durable state.
 struct Facts {
   // Of the running kernel; not empty for kBoot and kBless.
-  std::string boot_id;
+  std::string boot_id = {};
   // kStage: the state the manifest asks for, in phase STAGING.
-  OtaState wanted;
+  OtaState wanted = {};
   // kBless: trust it without a trial.
   bool untried = false;
 };

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -40,6 +42,18 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
   if (!status.ok()) return status;
   return text;
 }
+
+namespace {
+
+std::string Absolute(const std::string& folder) {
+  std::error_code error;
+  const std::filesystem::path path = std::filesystem::absolute(folder, error);
+  return error ? folder : path.lexically_normal().string();
+}
+
+}  // namespace
+
+Store::Store(const std::string& folder) : folder_(Absolute(folder)) {}
 
 absl::Status Store::Lock() {
   const std::string path = folder_ + "/ota.lock";

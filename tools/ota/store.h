@@ -21,7 +21,7 @@ namespace dmu::ota {
 
 class Store {
  public:
-  explicit Store(std::string folder) : folder_(std::move(folder)) {}
+  explicit Store(const std::string& folder);
 
   // Keeps other commands out until this Store is gone; kAborted when one is at
   // work, kNotFound when there is no such folder.
@@ -33,7 +33,7 @@ class Store {
   absl::Status Save(const proto::OtaState& state) const;
 
   const std::string& folder() const { return folder_; }
-  // As the paths in states and manifests are meant.
+  // As the paths in states and manifests are meant; absolute.
   std::string Resolve(const std::string& path) const;
 
  private:
