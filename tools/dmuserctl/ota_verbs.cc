@@ -25,7 +25,7 @@ ABSL_DECLARE_FLAG(std::string, control);
 ABSL_DECLARE_FLAG(bool, dry_run);
 ABSL_DECLARE_FLAG(bool, json);
 ABSL_DECLARE_FLAG(bool, quiet);
-ABSL_FLAG(std::string, state, "/boot/dm-user",
+ABSL_FLAG(std::string, state, "/run/dm-user-ota/dm-user",
           "folder of the update's state, on a file system that the initramfs "
           "can write and that no image of the update holds");
 ABSL_FLAG(std::string, manifest_sha256, "",
