@@ -108,6 +108,20 @@ local_top || fail "$(cat /run/local-top.log)"
 same /dev/vda /run/save/old.img
 dmuserctl ota status | grep -q 'rejected, undone' || fail "$(dmuserctl ota status)"
 
+# Somebody asks for the old system at the boot menu.
+dmuserctl ota activate --quiet
+power_on
+{
+  tr -d '\n' </proc/cmdline
+  echo ' dm-user.rollback'
+} >/run/cmdline
+mount --bind /run/cmdline /proc/cmdline
+local_top || fail "$(cat /run/local-top.log)"
+umount /proc/cmdline
+[ ! -s /conf/param.conf ] || fail "$(cat /conf/param.conf)"
+dmuserctl ota status | grep -q 'rejected, rolled back' ||
+  fail "$(dmuserctl ota status)"
+
 # What is not known is not guessed.
 power_on
 sed -i 's#ram0#nowhere#' /etc/dm-user/ota.conf
