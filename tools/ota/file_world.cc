@@ -114,7 +114,7 @@ absl::Status FileWorld::CheckSource(const OtaImage& image,
   }
   absl::StatusOr<CowFile> cow = tools::OpenCowFile(source);
   if (!cow.ok()) return cow.status();
-  absl::StatusOr<File> base = File::OpenForRead(store_.Resolve(image.base()));
+  absl::StatusOr<File> base = File::OpenOnDisk(store_.Resolve(image.base()));
   if (!base.ok()) return base.status();
   return tools::CheckBaseIdentity(*cow, *base);
 }
@@ -161,7 +161,7 @@ absl::Status FileWorld::Place(const OtaImage& image,
 absl::Status FileWorld::Verify(const OtaImage& image) {
   absl::StatusOr<File> cow = File::OpenForRead(store_.Resolve(image.cow()));
   if (!cow.ok()) return cow.status();
-  absl::StatusOr<File> base = File::OpenForRead(store_.Resolve(image.base()));
+  absl::StatusOr<File> base = File::OpenOnDisk(store_.Resolve(image.base()));
   if (!base.ok()) return base.status();
   tools::VerifyOptions options;
   options.base = &*base;
@@ -185,7 +185,7 @@ absl::Status FileWorld::Verify(const OtaImage& image) {
 absl::Status FileWorld::CheckBase(const OtaImage& image) {
   absl::StatusOr<CowFile> cow = tools::OpenCowFile(store_.Resolve(image.cow()));
   if (!cow.ok()) return cow.status();
-  absl::StatusOr<File> base = File::OpenForRead(store_.Resolve(image.base()));
+  absl::StatusOr<File> base = File::OpenOnDisk(store_.Resolve(image.base()));
   if (!base.ok()) return base.status();
   return tools::CheckBaseIdentity(*cow, *base);
 }
@@ -223,7 +223,7 @@ absl::Status FileWorld::CheckMergeable(const OtaImage& image) {
 absl::Status FileWorld::PrepareUndoLog(const OtaImage& image) {
   absl::StatusOr<CowFile> cow = tools::OpenCowFile(store_.Resolve(image.cow()));
   if (!cow.ok()) return cow.status();
-  absl::StatusOr<File> base = File::OpenForRead(store_.Resolve(image.base()));
+  absl::StatusOr<File> base = File::OpenOnDisk(store_.Resolve(image.base()));
   if (!base.ok()) return base.status();
   return tools::OpenUndoLog(store_.Resolve(image.undo_log()), *cow->image,
                             base->size_bytes())
