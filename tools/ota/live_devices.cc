@@ -7,14 +7,12 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
-#include "tools/control_client.h"
+#include "tools/client/control_client.h"
 #include "tools/dm.h"
 #include "tools/map_device.h"
 
 namespace dmu::ota {
 namespace {
-
-using tools::ControlClient;
 
 // Root file systems wait for a daemon; an error would be the end of them.
 constexpr char kOrphanTimeout[] = "forever";
@@ -22,18 +20,6 @@ constexpr char kOrphanTimeout[] = "forever";
 bool IsSame(const std::string& a, const std::string& b) {
   std::error_code error;
   return a == b || std::filesystem::equivalent(a, b, error);
-}
-
-absl::StatusOr<proto::DeviceStatus> StatusOf(ControlClient* client,
-                                             const std::string& name) {
-  proto::Request request;
-  request.mutable_status()->set_name(name);
-  absl::StatusOr<proto::Response> response = client->Call(request);
-  if (!response.ok()) return response.status();
-  if (response->devices_size() != 1) {
-    return absl::NotFoundError(absl::StrCat(name, ": not served"));
-  }
-  return response->devices(0);
 }
 
 absl::Status MergeResult(const proto::DeviceStatus& device) {
@@ -68,17 +54,18 @@ absl::StatusOr<Devices::Presence> LiveDevices::Look(const Snapshot& snapshot) {
   const absl::Status kernel = tools::UserDeviceStatus(snapshot.name).status();
   if (absl::IsNotFound(kernel)) return Presence::kNone;
   if (!kernel.ok()) return Presence::kOrphan;
-  absl::StatusOr<ControlClient> client = ControlClient::Connect(control_path_);
+  absl::StatusOr<ControlClient> client =
+      ControlClient::Connect({.path = control_path_});
   // Without a daemon nobody serves it.
   if (absl::IsDeadlineExceeded(client.status())) return Presence::kOrphan;
   if (!client.ok()) return client.status();
-  absl::StatusOr<proto::DeviceStatus> device =
-      StatusOf(&*client, snapshot.name);
-  if (absl::IsNotFound(device.status())) return Presence::kOrphan;
-  if (!device.ok()) return device.status();
-  return device->kind() == "snapshot" &&
-                 IsSame(device->cow_path(), snapshot.cow) &&
-                 IsSame(device->base_path(), snapshot.base)
+  const auto status = client->Status(snapshot.name);
+  if (absl::IsNotFound(status.status())) return Presence::kOrphan;
+  if (!status.ok()) return status.status();
+  const proto::DeviceStatus& device = status->devices.at(0);
+  return device.kind() == "snapshot" &&
+                 IsSame(device.cow_path(), snapshot.cow) &&
+                 IsSame(device.base_path(), snapshot.base)
              ? Presence::kServed
              : Presence::kOrphan;
 }
@@ -108,38 +95,32 @@ absl::Status LiveDevices::Unmap(const std::string& name) {
 absl::Status LiveDevices::Merge(const Snapshot& snapshot,
                                 const std::string& undo_log,
                                 const std::atomic<bool>* stop) {
-  absl::StatusOr<ControlClient> client = ControlClient::Connect(control_path_);
+  absl::StatusOr<ControlClient> client =
+      ControlClient::Connect({.path = control_path_});
   if (!client.ok()) return client.status();
-  proto::Request request;
-  request.mutable_merge()->set_name(snapshot.name);
-  request.mutable_merge()->set_action(proto::Merge::START);
-  request.mutable_merge()->set_undo_log_path(undo_log);
-  absl::Status started = client->Call(request).status();
+  absl::Status started =
+      client->StartMerge(snapshot.name, {.undo_log_path = undo_log});
   if (!started.ok()) return started;
-  proto::Request watch;
-  watch.mutable_watch()->set_name(snapshot.name);
-  absl::StatusOr<proto::Response> response = client->Call(watch);
-  for (;; response = client->Next()) {
-    if (!response.ok()) return response.status();
-    if (response->devices_size() > 0) {
-      if (progress_) progress_(response->devices(0).merge());
-      if (!response->more()) return MergeResult(response->devices(0));
-    }
-    if (stop != nullptr && stop->load()) {
-      return absl::CancelledError(
-          absl::StrCat(snapshot.name,
-                       ": not waited for; the daemon goes on with the merge"));
-    }
+  bool is_stopped = false;
+  const absl::StatusOr<proto::DeviceStatus> last =
+      client->Watch(snapshot.name, [&](const proto::DeviceStatus& device) {
+        if (progress_) progress_(device.merge());
+        is_stopped = stop != nullptr && stop->load();
+        return !is_stopped;
+      });
+  if (!last.ok()) return last.status();
+  if (is_stopped) {
+    return absl::CancelledError(absl::StrCat(
+        snapshot.name, ": not waited for; the daemon goes on with the merge"));
   }
+  return MergeResult(*last);
 }
 
 absl::Status LiveDevices::PauseMerge(const std::string& name) {
-  absl::StatusOr<ControlClient> client = ControlClient::Connect(control_path_);
+  absl::StatusOr<ControlClient> client =
+      ControlClient::Connect({.path = control_path_});
   if (!client.ok()) return client.status();
-  proto::Request request;
-  request.mutable_merge()->set_name(name);
-  request.mutable_merge()->set_action(proto::Merge::PAUSE);
-  return client->Call(request).status();
+  return client->PauseMerge(name);
 }
 
 }  // namespace dmu::ota
