@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -36,21 +37,6 @@ std::string DirectoryOf(const std::string& path) {
   const size_t slash = path.rfind('/');
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
-}
-
-absl::Status SyncDirectoryOf(const std::string& path) {
-  const std::string directory = DirectoryOf(path);
-  const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return ErrnoStatus(errno, absl::StrCat("open ", directory));
-  const int result = fsync(fd);
-  const int error = errno;
-  close(fd);
-  // Some file systems cannot sync a directory; the rename is then as durable
-  // as they make it.
-  if (result != 0 && error != EINVAL) {
-    return ErrnoStatus(error, absl::StrCat("sync ", directory));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -82,6 +68,21 @@ absl::Status ErrnoStatus(int error, const std::string& what) {
   }
 }
 
+absl::Status SyncDirectoryOf(const std::string& path) {
+  const std::string directory = DirectoryOf(path);
+  const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return ErrnoStatus(errno, absl::StrCat("open ", directory));
+  const int result = fsync(fd);
+  const int error = errno;
+  close(fd);
+  // Some file systems cannot sync a directory; the rename is then as durable
+  // as they make it.
+  if (result != 0 && error != EINVAL) {
+    return ErrnoStatus(error, absl::StrCat("sync ", directory));
+  }
+  return absl::OkStatus();
+}
+
 File::~File() {
   if (fd_ >= 0) close(fd_);
 }
@@ -98,6 +99,7 @@ File& File::operator=(File&& other) noexcept {
   inode_ = other.inode_;
   special_device_ = other.special_device_;
   is_block_device_ = other.is_block_device_;
+  is_direct_ = other.is_direct_;
   return *this;
 }
 
@@ -108,6 +110,17 @@ absl::StatusOr<File> File::OpenForRead(const std::string& path) {
   file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file.fd_ < 0) return ErrnoStatus(errno, absl::StrCat("open ", path));
   if (absl::Status status = file.Examine(); !status.ok()) return status;
+  return file;
+}
+
+absl::StatusOr<File> File::OpenOnDisk(const std::string& path) {
+  absl::StatusOr<File> file = OpenForRead(path);
+  if (!file.ok() || !file->is_block_device_) return file;
+  const int flags = fcntl(file->fd_, F_GETFL);
+  if (flags < 0 || fcntl(file->fd_, F_SETFL, flags | O_DIRECT) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("read directly from ", path));
+  }
+  file->is_direct_ = true;
   return file;
 }
 
@@ -156,6 +169,7 @@ void File::Remove() const { unlink(path_.c_str()); }
 absl::StatusOr<File> File::Duplicate() const {
   File file;
   file.path_ = path_;
+  file.is_direct_ = is_direct_;
   file.fd_ = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
   if (file.fd_ < 0) return ErrnoStatus(errno, absl::StrCat("open ", path_));
   if (absl::Status status = file.Examine(); !status.ok()) return status;
@@ -210,7 +224,41 @@ absl::StatusOr<uint64_t> File::SizeNow() const {
   return static_cast<uint64_t>(end);
 }
 
+// Through a buffer of its own: neither offset, length nor address of what the
+// caller wants is aligned as the device may want it.
+absl::Status File::ReadDirect(uint64_t offset, ByteSpan out) const {
+  constexpr size_t kBufferBytes = 1 << 20;
+  const size_t wanted = std::min(kBufferBytes, out.size() + 2 * kBlockBytes);
+  const size_t bytes = (wanted + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+  std::unique_ptr<void, void (*)(void*)> buffer(
+      std::aligned_alloc(kBlockBytes, bytes), std::free);
+  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory");
+  for (size_t done = 0; done < out.size();) {
+    const uint64_t begin = (offset + done) / kBlockBytes * kBlockBytes;
+    const size_t skip = offset + done - begin;
+    const ssize_t n =
+        pread(fd_, buffer.get(), bytes, static_cast<off_t>(begin));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) {
+      return ErrnoStatus(errno,
+                         absl::StrCat("read ", path_, " at ", offset + done));
+    }
+    if (static_cast<size_t>(n) <= skip) {
+      return absl::InternalError(absl::StrCat(
+          "read ", path_, " at ", offset + done, ": it ends there, ",
+          out.size() - done, " bytes more were expected"));
+    }
+    const size_t part =
+        std::min(static_cast<size_t>(n) - skip, out.size() - done);
+    std::memcpy(out.data() + done,
+                static_cast<const uint8_t*>(buffer.get()) + skip, part);
+    done += part;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status File::ReadAt(uint64_t offset, ByteSpan out) const {
+  if (is_direct_) return ReadDirect(offset, out);
   size_t done = 0;
   while (done < out.size()) {
     const ssize_t n = pread(fd_, out.data() + done, out.size() - done,

@@ -22,6 +22,9 @@ namespace dmu::tools {
 // the sentence.
 absl::Status ErrnoStatus(int error, const std::string& what);
 
+// Makes the names in the folder of `path` durable.
+absl::Status SyncDirectoryOf(const std::string& path);
+
 // An open file or block device. Moves; closes itself.
 class File {
  public:
@@ -35,6 +38,11 @@ class File {
   // Opens a regular file or a block device for reading. kInvalidArgument for
   // anything else.
   static absl::StatusOr<File> OpenForRead(const std::string& path);
+
+  // As OpenForRead, but of a block device what is on the disk, and not what a
+  // file system that is mounted from it keeps in memory: ext4 changes its
+  // superblock there even when it is mounted read-only.
+  static absl::StatusOr<File> OpenOnDisk(const std::string& path);
 
   // Opens one for reading and writing, and keeps others that do so out:
   // kAborted when it is in use (mounted, mapped, or written by another of us).
@@ -71,6 +79,8 @@ class File {
   uint64_t size_bytes() const { return size_bytes_; }
   absl::StatusOr<uint64_t> SizeNow() const;
   bool is_block_device() const { return is_block_device_; }
+  // Reads go around the page cache; a mapping would not.
+  bool is_direct() const { return is_direct_; }
   // Whether `path` leads to this very file or device; false if it does not
   // exist.
   bool IsAt(const std::string& path) const;
@@ -78,6 +88,7 @@ class File {
  private:
   friend class OutputFile;
   absl::Status Examine();
+  absl::Status ReadDirect(uint64_t offset, ByteSpan out) const;
 
   int fd_ = -1;
   std::string path_;
@@ -86,6 +97,7 @@ class File {
   uint64_t inode_ = 0;
   uint64_t special_device_ = 0;
   bool is_block_device_ = false;
+  bool is_direct_ = false;
 };
 
 // A file that appears under its name whole or not at all: written beside it

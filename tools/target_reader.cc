@@ -62,15 +62,17 @@ absl::StatusOr<TargetReader> TargetReader::Create(const CowFile& cow,
 absl::Status TargetReader::UseMappings() {
   absl::StatusOr<MappedFile> cow = MappedFile::Map(cow_->file);
   if (!cow.ok()) return cow.status();
-  absl::StatusOr<MappedFile> base = MappedFile::Map(*base_);
-  if (!base.ok()) return base.status();
+  if (!base_->is_direct()) {
+    absl::StatusOr<MappedFile> base = MappedFile::Map(*base_);
+    if (!base.ok()) return base.status();
+    base_mapping_.emplace(*std::move(base));
+  }
   if (source_ != base_) {
     absl::StatusOr<MappedFile> source = MappedFile::Map(*source_);
     if (!source.ok()) return source.status();
     source_mapping_.emplace(*std::move(source));
   }
   cow_mapping_.emplace(*std::move(cow));
-  base_mapping_.emplace(*std::move(base));
   return absl::OkStatus();
 }
 

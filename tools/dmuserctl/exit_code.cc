@@ -32,6 +32,8 @@ ExitCode ExitCodeOf(const absl::Status& status) {
       return kExitAlreadyExists;
     case absl::StatusCode::kUnimplemented:
       return kExitUnsupportedFormat;
+    case absl::StatusCode::kOutOfRange:
+      return kExitWrongState;
     case absl::StatusCode::kCancelled:
       return kExitInterrupted;
     default:

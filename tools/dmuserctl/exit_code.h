@@ -25,6 +25,7 @@ enum ExitCode : int {
   kExitNoDaemon = 10,           // dmuserd does not answer
   kExitAlreadyExists = 11,      // output file or device name in use
   kExitUnsupportedFormat = 12,  // a version, op or compressor not served
+  kExitWrongState = 13,         // the update's state does not allow the verb
   kExitInterrupted = 130,       // as a shell says of SIGINT
 };
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "tools/dmuserctl/cow_verbs.h"
 #include "tools/dmuserctl/device_verbs.h"
+#include "tools/dmuserctl/ota_verbs.h"
 
 namespace dmu::tools {
 namespace {
@@ -121,6 +122,46 @@ constexpr Verb kVerbs[] = {
     {"down", "[NAME...]", "remove the devices of the table, or those named", "",
      "table control quiet", Down},
     {"unmap", "NAME", "remove /dev/mapper/NAME", "", "control", Unmap},
+    {"ota stage", "MANIFEST",
+     "put an update's COW files in place, checked against their bases",
+     "The manifest is protobuf text (proto/ota.proto). Nothing boots "
+     "differently\n"
+     "yet. Its SHA-256 is the place to check a signature at: give the one "
+     "that\n"
+     "was signed with --manifest-sha256.\n",
+     "state manifest_sha256 dry_run json quiet control", OtaStage},
+    {"ota activate", "", "have the next boots try the new system",
+     "As many as the manifest says, each counted before it is made; then the\n"
+     "old system boots again, unless \"ota bless\" was given.\n",
+     "state dry_run json quiet control", OtaActivate},
+    {"ota boot", "", "for the initramfs: decide what boots, and map it",
+     "Counts a trial, maps what is to be mapped, undoes what is to be undone.\n"
+     "Prints \"plain\" or \"mapped\", then NAME DEVICE for every image. Status "
+     "0\n"
+     "means that those devices hold one system, old or new, whole. With\n"
+     "--dry-run says what it would do.\n",
+     "state dry_run json quiet control", OtaBoot},
+    {"ota bless", "", "the new system that runs is good: keep it",
+     "It can be merged from now on, and rolled back until it is.\n",
+     "state untried dry_run json quiet control", OtaBless},
+    {"ota merge", "", "write the new images over the old ones",
+     "By the daemon while they are mapped, else by itself; waits for the end.\n"
+     "What was interrupted goes on when the command is given again. From its\n"
+     "beginning only \"ota undo\" brings the old system back, and only if the\n"
+     "manifest names undo logs.\n",
+     "state dry_run json quiet control", OtaMerge},
+    {"ota rollback", "", "have the next boot be of the old system",
+     "At any time before the merge.\n", "state dry_run json quiet control",
+     OtaRollback},
+    {"ota undo", "", "take the merge back: the old system again",
+     "Where images are in use, the next boot does it before it goes on. What\n"
+     "was interrupted goes on when the command is given again.\n",
+     "state dry_run json quiet control", OtaUndo},
+    {"ota clean", "", "remove the COW files and undo logs of an update",
+     "Of one that is merged, given up or not activated.\n",
+     "state dry_run json quiet control", OtaClean},
+    {"ota status", "", "where the update is, and what the next boot does", "",
+     "state json", OtaStatus},
     {"list", "", "what is mapped, with or without a daemon", "", "json control",
      List},
 };
@@ -240,6 +281,20 @@ std::string VerbHelp(const Verb& verb) {
 }
 
 std::string GroupIntroduction(const std::string& group) {
+  if (group == "ota") {
+    return "An update of one or more images on one slot: a COW file for each,\n"
+           "tried by booting it, kept or given up as a whole. The machine's\n"
+           "side of it is one small file of state; power may go at any time.\n"
+           "\n"
+           "  dmuserctl ota stage update.manifest\n"
+           "  dmuserctl ota activate   # then reboot\n"
+           "  dmuserctl ota bless      # the new system is good\n"
+           "  dmuserctl ota merge      # until here: ota rollback\n"
+           "  dmuserctl ota clean      # after a reboot; until here: ota undo\n"
+           "\n"
+           "Each may be given again, and goes on where it was. Status 13: the\n"
+           "update's state does not allow the verb.\n\n";
+  }
   if (group != "cow") return "";
   return "A COW file is what turns one disk image into another: the format of\n"
          "Android's updates, versions 1 to 3. These verbs need no kernel, no\n"
@@ -275,7 +330,9 @@ std::string GeneralHelp() {
       "\n\"dmuserctl help VERB\" says more about a verb.\n\n"
       "Exit codes: 0 done, 1 failure, 2 usage, 3 corrupt COW file, 4 wrong "
       "base,\n5 busy, 6 no kernel support, 7 I/O error, 8 no permission, 9 not "
-      "found,\n10 no daemon, 11 already exists, 12 format not supported.\n");
+      "found,\n10 no daemon, 11 already exists, 12 format not supported, 13 "
+      "not in "
+      "this\nstate of the update.\n");
   return text;
 }
 

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// devices.h - the devices that show new images, as an update sees them.
+#ifndef TOOLS_OTA_DEVICES_H_
+#define TOOLS_OTA_DEVICES_H_
+
+#include <atomic>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace dmu::ota {
+
+class Devices {
+ public:
+  virtual ~Devices() = default;
+
+  // Paths are absolute throughout.
+  struct Snapshot {
+    std::string name;
+    std::string cow;
+    std::string base;
+  };
+  enum class Presence {
+    kNone,
+    kOrphan,  // the kernel has it, but nobody serves it, or something else
+    kServed,  // and it shows this very snapshot
+  };
+
+  virtual absl::StatusOr<Presence> Look(const Snapshot& snapshot) = 0;
+  // Nothing, when it is served already; an orphan nobody uses is replaced.
+  virtual absl::Status Map(const Snapshot& snapshot) = 0;
+  virtual absl::Status Unmap(const std::string& name) = 0;
+  // Of a device that is served: merges to the end. undo_log: "" for none, else
+  // prepared. kCancelled when `stop` is set meanwhile; the merge goes on then.
+  virtual absl::Status Merge(const Snapshot& snapshot,
+                             const std::string& undo_log,
+                             const std::atomic<bool>* stop) = 0;
+  virtual absl::Status PauseMerge(const std::string& name) = 0;
+};
+
+}  // namespace dmu::ota
+
+#endif  // TOOLS_OTA_DEVICES_H_

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// live_devices.cc - see live_devices.h.
+#include "tools/ota/live_devices.h"
+
+#include <filesystem>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "tools/client/control_client.h"
+#include "tools/dm.h"
+#include "tools/map_device.h"
+
+namespace dmu::ota {
+namespace {
+
+// Root file systems wait for a daemon; an error would be the end of them.
+constexpr char kOrphanTimeout[] = "forever";
+
+bool IsSame(const std::string& a, const std::string& b) {
+  std::error_code error;
+  return a == b || std::filesystem::equivalent(a, b, error);
+}
+
+absl::Status MergeResult(const proto::DeviceStatus& device) {
+  switch (device.merge().state()) {
+    case proto::MergeStatus::DONE:
+      return absl::OkStatus();
+    case proto::MergeStatus::FAILED:
+      return absl::InternalError(absl::StrCat(
+          device.name(), ": the merge stopped: ", device.merge().error(),
+          "; the device still reads right. Mend the cause and start the merge "
+          "again"));
+    default:
+      return absl::CancelledError(
+          absl::StrCat(device.name(),
+                       ": the merge was paused; the same command "
+                       "goes on with it"));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<Devices::Presence> LiveDevices::Look(const Snapshot& snapshot) {
+  const absl::Status support = tools::CheckKernelSupport();
+  // Without the target there is no device of it.
+  if (absl::IsUnavailable(support)) return Presence::kNone;
+  if (!support.ok()) {
+    std::error_code error;
+    const std::string node = absl::StrCat("/dev/mapper/", snapshot.name);
+    if (!std::filesystem::exists(node, error)) return Presence::kNone;
+    return support;
+  }
+  const absl::Status kernel = tools::UserDeviceStatus(snapshot.name).status();
+  if (absl::IsNotFound(kernel)) return Presence::kNone;
+  if (!kernel.ok()) return Presence::kOrphan;
+  absl::StatusOr<ControlClient> client =
+      ControlClient::Connect({.path = control_path_});
+  // Without a daemon nobody serves it.
+  if (absl::IsDeadlineExceeded(client.status())) return Presence::kOrphan;
+  if (!client.ok()) return client.status();
+  const auto status = client->Status(snapshot.name);
+  if (absl::IsNotFound(status.status())) return Presence::kOrphan;
+  if (!status.ok()) return status.status();
+  const proto::DeviceStatus& device = status->devices.at(0);
+  return device.kind() == "snapshot" &&
+                 IsSame(device.cow_path(), snapshot.cow) &&
+                 IsSame(device.base_path(), snapshot.base)
+             ? Presence::kServed
+             : Presence::kOrphan;
+}
+
+absl::Status LiveDevices::Map(const Snapshot& snapshot) {
+  absl::StatusOr<Presence> presence = Look(snapshot);
+  if (!presence.ok()) return presence.status();
+  if (*presence == Presence::kServed) return absl::OkStatus();
+  if (*presence == Presence::kOrphan) {
+    absl::Status removed = tools::RemoveUserDevice(snapshot.name);
+    if (!removed.ok()) return removed;
+  }
+  proto::Attach attach;
+  attach.set_name(snapshot.name);
+  attach.mutable_snapshot()->set_cow_path(snapshot.cow);
+  attach.mutable_snapshot()->set_base_path(snapshot.base);
+  return tools::MapDevice(attach, kOrphanTimeout, control_path_);
+}
+
+absl::Status LiveDevices::Unmap(const std::string& name) {
+  const absl::Status unmapped = tools::UnmapDevice(name, control_path_);
+  return absl::IsNotFound(unmapped) || absl::IsUnavailable(unmapped)
+             ? absl::OkStatus()
+             : unmapped;
+}
+
+absl::Status LiveDevices::Merge(const Snapshot& snapshot,
+                                const std::string& undo_log,
+                                const std::atomic<bool>* stop) {
+  absl::StatusOr<ControlClient> client =
+      ControlClient::Connect({.path = control_path_});
+  if (!client.ok()) return client.status();
+  absl::Status started =
+      client->StartMerge(snapshot.name, {.undo_log_path = undo_log});
+  if (!started.ok()) return started;
+  bool is_stopped = false;
+  const absl::StatusOr<proto::DeviceStatus> last =
+      client->Watch(snapshot.name, [&](const proto::DeviceStatus& device) {
+        if (progress_) progress_(device.merge());
+        is_stopped = stop != nullptr && stop->load();
+        return !is_stopped;
+      });
+  if (!last.ok()) return last.status();
+  if (is_stopped) {
+    return absl::CancelledError(absl::StrCat(
+        snapshot.name, ": not waited for; the daemon goes on with the merge"));
+  }
+  return MergeResult(*last);
+}
+
+absl::Status LiveDevices::PauseMerge(const std::string& name) {
+  absl::StatusOr<ControlClient> client =
+      ControlClient::Connect({.path = control_path_});
+  if (!client.ok()) return client.status();
+  return client->PauseMerge(name);
+}
+
+}  // namespace dmu::ota
