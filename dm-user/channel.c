@@ -129,7 +129,7 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 		.abi_version = 1,
 		.features = DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL |
 			    DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
-			    DM_USER_FEATURE_COALESCE,
+			    DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT,
 	};
 
 	spin_lock(&ctl->lock);
@@ -138,6 +138,9 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 		info.sectors = ctl->active->ti->len;
 		info.start_sector = ctl->active->ti->begin;
 		info.max_io_bytes = (u64)ctl->active->opts.max_io_sectors << SECTOR_SHIFT;
+		info.redirect_devices = ctl->active->opts.nr_devices;
+		info.max_extents = ctl->active->opts.max_extents;
+		info.block_bytes = ctl->active->opts.logical_block_bytes;
 	}
 	spin_unlock(&ctl->lock);
 
@@ -193,6 +196,14 @@ static long dmu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return dmu_ioctl_batch(chan, (void __user *)arg);
 	case DM_USER_IOC_COPY:
 		return dmu_ioctl_copy(chan, (void __user *)arg);
+	case DM_USER_IOC_EXTENTS_ADD:
+		return dmu_ioctl_extents_add(chan, (void __user *)arg);
+	case DM_USER_IOC_EXTENTS_GET:
+		return dmu_ioctl_extents_get(chan, (void __user *)arg);
+	case DM_USER_IOC_EXTENTS_REVOKE:
+		return dmu_ioctl_extents_revoke(chan, (void __user *)arg);
+	case DM_USER_IOC_DEVICE:
+		return dmu_ioctl_device(chan, (void __user *)arg);
 	default:
 		return -ENOTTY;
 	}

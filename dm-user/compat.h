@@ -22,6 +22,12 @@
 #define REQ_CGROUP_PUNT ((__force blk_opf_t)0)
 #endif
 
+/* Modes of block devices have a type of their own since 6.5. Used by: redirect.c. */
+#ifndef BLK_OPEN_WRITE
+#define blk_mode_t fmode_t
+#define BLK_OPEN_WRITE FMODE_WRITE
+#endif
+
 /**
  * dmu_limits_set_discard() - Advertise discards
  * @lim: limits being stacked
@@ -38,6 +44,7 @@ static inline void dmu_limits_set_discard(struct queue_limits *lim,
 	lim->max_discard_sectors = sectors;
 	lim->max_hw_discard_sectors = sectors;
 	lim->discard_granularity = granularity_bytes;
+	lim->discard_alignment = 0;
 }
 
 /**

@@ -19,6 +19,7 @@
 #include <linux/workqueue.h>
 
 #include "compat.h"
+#include "redirect.h"
 #include "uapi/dm-user.h"
 
 #define DM_MSG_PREFIX "user"
@@ -90,6 +91,12 @@
  *    only (map, file operations, workqueue). Nothing sleeps and no bio
  *    completes under it: bios to be ended are collected in a list and ended
  *    after it is dropped (dmu_complete_all()).
+ *
+ * &dmu_redirect.mutex stands apart: it is taken by the ioctls about extents
+ * alone, with none of these held, and none of these is taken under it; and
+ * nobody but these ioctls waits for it, so the pages of a daemon may be waited
+ * for, and redirected bios. What map() and ->end_io do about extents needs RCU
+ * alone.
  */
 
 /* Deadlines, in the order of dmu_options.ms. */
@@ -119,6 +126,7 @@ enum dmu_feature {
 	DMU_OPT_PHYSICAL_BLOCK,
 	DMU_OPT_DISCARD_GRANULARITY,
 	DMU_OPT_MAX_DISCARD,
+	DMU_OPT_REDIRECT,
 	DMU_NR_OPTS,
 };
 
@@ -140,6 +148,10 @@ enum dmu_unfenced {
  * @physical_block_bytes: physical block size, 0 if not given
  * @discard_granularity_bytes: smallest discard worth sending, 0 if not given
  * @max_discard_sectors: bound of a request that carries none, 0 if not given
+ * @max_extents: bound of redirect, 0 without
+ * @nr_devices: backing devices of redirect
+ * @device_names: what the table line calls them; in the constructor only
+ * @devices: the devices, once they are open
  */
 struct dmu_options {
 	unsigned long given;
@@ -150,6 +162,10 @@ struct dmu_options {
 	u32 physical_block_bytes;
 	u32 discard_granularity_bytes;
 	u32 max_discard_sectors;
+	u32 max_extents;
+	u32 nr_devices;
+	char **device_names;
+	struct dm_dev *devices[DMU_DEVICES_MAX];
 };
 
 /**
@@ -160,6 +176,7 @@ struct dmu_options {
  * @expired: requests failed by a deadline
  * @pushed_back: requests taken back from queue or server by a noflush suspend
  * @coalesced: requests that were delivered in the message of another
+ * @redirected: bios redirected by targets that are no longer active
  */
 struct dmu_stats {
 	u64 served;
@@ -168,6 +185,7 @@ struct dmu_stats {
 	u64 expired;
 	u64 pushed_back;
 	u64 coalesced;
+	u64 redirected;
 };
 
 /*
@@ -246,6 +264,7 @@ struct dmu_control {
  * @opts: feature arguments; messages change them under &dmu_control.lock
  * @arg_start: first table argument, given back as it came
  * @arg_len: second table argument, the same
+ * @redirect: backing devices and extents, NULL without the feature
  * @push_back: a noflush suspend runs: map hands bios back; &dmu_control.lock
  */
 struct dmu_target {
@@ -255,6 +274,7 @@ struct dmu_target {
 	struct dmu_options opts;
 	u64 arg_start;
 	u64 arg_len;
+	struct dmu_redirect *redirect;
 	bool push_back;
 };
 
@@ -283,8 +303,10 @@ enum dmu_state {
  * @riders: requests that are answered with this one, in order of sectors
  * @nr: bios, this one and its riders
  * @bytes: length of all of them
+ * @epoch: of a bio that was redirected, and is no request: where it is counted,
+ *	plus one; else DMU_NOT_REDIRECTED. Set by map(), read by ->end_io
  *
- * All fields are protected by &dmu_control.lock.
+ * All other fields are protected by &dmu_control.lock.
  */
 struct dmu_request {
 	struct list_head list;
@@ -301,6 +323,7 @@ struct dmu_request {
 	struct list_head riders;
 	unsigned int nr;
 	u32 bytes;
+	u8 epoch;
 };
 
 /**

@@ -263,6 +263,8 @@ void dmu_control_activate(struct dmu_target *t)
 	mutex_lock(&dmu_registry_mutex);
 	spin_lock(&ctl->lock);
 	t->push_back = false;
+	if (ctl->active && ctl->active != t)
+		dmu_redirect_fold(ctl->active);
 	ctl->active = t;
 	__dmu_deadline_arm(ctl, true);
 	spin_unlock(&ctl->lock);
@@ -292,6 +294,7 @@ void dmu_control_detach(struct dmu_target *t)
 		misc_deregister(&ctl->misc);
 	}
 	spin_lock(&ctl->lock);
+	dmu_redirect_fold(t);
 	if (ctl->active == t)
 		ctl->active = list_first_entry_or_null(&ctl->targets,
 						       struct dmu_target, node);

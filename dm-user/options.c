@@ -38,6 +38,7 @@ static const struct {
 	[DMU_OPT_PHYSICAL_BLOCK] = { "physical_block", true },
 	[DMU_OPT_DISCARD_GRANULARITY] = { "discard_granularity", true },
 	[DMU_OPT_MAX_DISCARD] = { "max_discard", true },
+	[DMU_OPT_REDIRECT] = { "redirect", true },
 };
 
 static const char *const dmu_unfenced_names[DMU_NR_UNFENCED] = {
@@ -191,6 +192,26 @@ int dmu_options_set(struct dmu_options *opts, const char *name,
 	return dmu_words[i].has_value ? 2 : 1;
 }
 
+/*
+ * Takes "redirect <max_extents> <n> <dev>...", whose names stay where they are
+ * until the devices are opened. Returns how many words were used.
+ */
+static int dmu_set_redirect(struct dmu_options *opts, char **words,
+			    unsigned int nr, char **error)
+{
+	*error = "redirect must have a number of extents, 1 to 16777216";
+	if (nr < 3 || kstrtou32(words[1], 10, &opts->max_extents) ||
+	    !opts->max_extents || opts->max_extents > DMU_EXTENTS_MAX)
+		return -EINVAL;
+	*error = "redirect must have 1 to 16 devices, and say how many";
+	if (kstrtou32(words[2], 10, &opts->nr_devices) || !opts->nr_devices ||
+	    opts->nr_devices > DMU_DEVICES_MAX || opts->nr_devices > nr - 3)
+		return -EINVAL;
+	opts->device_names = words + 3;
+	__set_bit(DMU_OPT_REDIRECT, &opts->given);
+	return 3 + opts->nr_devices;
+}
+
 /**
  * dmu_options_parse() - Take the feature arguments of a table line
  * @opts: filled in
@@ -204,7 +225,7 @@ int dmu_options_parse(struct dmu_options *opts, struct dm_arg_set *as,
 {
 	static const struct dm_arg count = {
 		.min = 0,
-		.max = 2 * DMU_NR_OPTS,
+		.max = 2 * DMU_NR_OPTS + 1 + DMU_DEVICES_MAX,
 		.error = "Invalid number of feature arguments",
 	};
 	unsigned int left;
@@ -225,8 +246,11 @@ int dmu_options_parse(struct dmu_options *opts, struct dm_arg_set *as,
 	while (left) {
 		unsigned long before = opts->given;
 
-		r = dmu_options_set(opts, as->argv[0],
-				    left > 1 ? as->argv[1] : NULL, error);
+		if (!strcmp(as->argv[0], dmu_words[DMU_OPT_REDIRECT].name))
+			r = dmu_set_redirect(opts, as->argv, left, error);
+		else
+			r = dmu_options_set(opts, as->argv[0],
+					    left > 1 ? as->argv[1] : NULL, error);
 		if (r < 0)
 			return r;
 		if (before == opts->given) {
@@ -244,11 +268,16 @@ static unsigned int dmu_show_value(const struct dmu_options *opts,
 				   unsigned int maxlen)
 {
 	unsigned int sz = 0;
-	u32 value;
+	u32 value, i;
 
 	switch (which) {
 	case DMU_OPT_UNFENCED:
 		DMEMIT(" %s", dmu_unfenced_names[opts->unfenced]);
+		return sz;
+	case DMU_OPT_REDIRECT:
+		DMEMIT(" %u %u", opts->max_extents, opts->nr_devices);
+		for (i = 0; i < opts->nr_devices; i++)
+			DMEMIT(" %s", opts->devices[i]->name);
 		return sz;
 	case DMU_OPT_MAX_IO:
 		value = opts->max_io_sectors;
@@ -294,6 +323,8 @@ unsigned int dmu_options_show(const struct dmu_options *opts, char *result,
 		return 0;
 	for_each_set_bit(i, &opts->given, DMU_NR_OPTS)
 		words += dmu_words[i].has_value ? 2 : 1;
+	if (test_bit(DMU_OPT_REDIRECT, &opts->given))
+		words += 1 + opts->nr_devices;
 	DMEMIT(" %u", words);
 	for_each_set_bit(i, &opts->given, DMU_NR_OPTS) {
 		DMEMIT(" %s", dmu_words[i].name);

@@ -67,6 +67,9 @@ static void dmu_set_capabilities(struct dmu_target *t)
 		ti->num_flush_bios = 1;
 		ti->flush_supported = true;
 	}
+	/* One more for each device that may have been written to. */
+	if (writable)
+		ti->num_flush_bios += t->opts.nr_devices;
 	if (writable && dmu_has(t, DMU_OPT_DISCARD)) {
 		ti->num_discard_bios = 1;
 		ti->discards_supported = true;
@@ -114,17 +117,22 @@ static int dmu_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	r = dmu_options_parse(&t->opts, &as, &ti->error);
 	if (r)
 		goto bad;
-	r = dmu_check_geometry(t);
+	r = dmu_redirect_open(t);
 	if (r)
 		goto bad;
+	r = dmu_check_geometry(t);
+	if (r)
+		goto bad_geometry;
 	dmu_set_capabilities(t);
 	ti->private = t;
 	/* Last, because from here on the node can be opened. */
 	r = dmu_control_attach(t, name);
 	if (r)
-		goto bad;
+		goto bad_geometry;
 	return 0;
 
+bad_geometry:
+	dmu_redirect_close(t);
 bad:
 	kfree(t);
 	return r;
@@ -135,12 +143,16 @@ static void dmu_dtr(struct dm_target *ti)
 	struct dmu_target *t = ti->private;
 
 	dmu_control_detach(t);
+	dmu_redirect_close(t);
 	kfree(t);
 }
 
 static int dmu_map(struct dm_target *ti, struct bio *bio)
 {
-	return dmu_request_map(ti->private, bio);
+	struct dmu_target *t = ti->private;
+	int r = t->redirect ? dmu_redirect_map(t, bio) : DMU_MAPIO_DAEMON;
+
+	return r == DMU_MAPIO_DAEMON ? dmu_request_map(t, bio) : r;
 }
 
 /*
@@ -206,6 +218,7 @@ static unsigned long dmu_oldest(struct dmu_control *ctl)
  *
  * <name> <state> <channels> <servers> <queued> <delivered> <held> <oldest_ms>
  * <served> <errors> <given_back> <expired> <pushed_back> <coalesced>
+ * <redirected> <extents>
  *
  * name: control name
  * state: new, live, orphaned or failed
@@ -221,6 +234,8 @@ static unsigned long dmu_oldest(struct dmu_control *ctl)
  * expired: requests failed by a deadline
  * pushed_back: requests handed back by noflush suspends
  * coalesced: requests delivered in the message of another
+ * redirected: bios sent straight to a backing device
+ * extents: how many the table has at this time
  *
  * The counters belong to the name and live across table reloads.
  */
@@ -228,15 +243,18 @@ static unsigned int dmu_status_info(struct dmu_target *t, char *result,
 				    unsigned int maxlen)
 {
 	struct dmu_control *ctl = t->ctl;
-	unsigned int sz = 0;
+	unsigned int sz = 0, extents;
+	u64 redirected;
 
 	spin_lock(&ctl->lock);
-	DMEMIT("%s %s %u %u %u %u %u %u %llu %llu %llu %llu %llu %llu",
+	dmu_redirect_status(t, &redirected, &extents);
+	DMEMIT("%s %s %u %u %u %u %u %u %llu %llu %llu %llu %llu %llu %llu %u",
 	       ctl->name, dmu_state_name(ctl->state), ctl->nr_channels,
 	       ctl->nr_servers, ctl->nr_queued, ctl->nr_delivered, ctl->nr_held,
 	       jiffies_to_msecs(jiffies - dmu_oldest(ctl)), ctl->stats.served,
 	       ctl->stats.errors, ctl->stats.given_back, ctl->stats.expired,
-	       ctl->stats.pushed_back, ctl->stats.coalesced);
+	       ctl->stats.pushed_back, ctl->stats.coalesced, redirected,
+	       extents);
 	spin_unlock(&ctl->lock);
 	return sz;
 }
@@ -337,14 +355,14 @@ static int dmu_message(struct dm_target *ti, unsigned int argc, char **argv,
 }
 
 /*
- * There is no device below. The hook must exist all the same: without it the
- * core of older kernels (6.1) asks for no limits and grants neither write
+ * There may be no device below. The hook must exist all the same: without it
+ * the core of older kernels (6.1) asks for no limits and grants neither write
  * zeroes nor REQ_NOWAIT.
  */
 static int dmu_iterate_devices(struct dm_target *ti,
 			       iterate_devices_callout_fn fn, void *data)
 {
-	return 0;
+	return dmu_redirect_iterate(ti->private, fn, data);
 }
 
 static void dmu_io_hints(struct dm_target *ti, struct queue_limits *limits)
@@ -355,8 +373,8 @@ static void dmu_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	u32 nodata = dmu_max_nodata_sectors(t);
 
 	limits->logical_block_size = opts->logical_block_bytes;
-	limits->physical_block_size = physical;
-	limits->io_min = physical;
+	limits->physical_block_size = max(limits->physical_block_size, physical);
+	limits->io_min = max(limits->io_min, physical);
 	/*
 	 * The core splits by what dmu_check_geometry() has set; this is for
 	 * those who look. The block layer wants no less than a page here.
@@ -382,6 +400,7 @@ struct target_type dmu_target_type = {
 	.ctr = dmu_ctr,
 	.dtr = dmu_dtr,
 	.map = dmu_map,
+	.end_io = dmu_redirect_end_io,
 	.presuspend = dmu_presuspend,
 	.presuspend_undo = dmu_presuspend_undo,
 	.resume = dmu_resume,

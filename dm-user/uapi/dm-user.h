@@ -85,6 +85,7 @@ struct dm_user_message {
 #define DM_USER_FEATURE_BATCH	_BITULL(2)	/* DM_USER_CHANNEL_BATCH is known */
 #define DM_USER_FEATURE_USER_COPY _BITULL(3)	/* DM_USER_CHANNEL_USER_COPY is known */
 #define DM_USER_FEATURE_COALESCE _BITULL(4)	/* DM_USER_CHANNEL_COALESCE is known */
+#define DM_USER_FEATURE_REDIRECT _BITULL(5)	/* DM_USER_IOC_EXTENTS_ADD and so on are known */
 
 /*
  * States of a target; struct dm_user_info.state. A channel serves from its
@@ -105,6 +106,9 @@ struct dm_user_message {
  * @sectors: length of the target in sectors
  * @start_sector: where the target starts in its dm device, in sectors
  * @max_io_bytes: largest payload of one message, 0 if there is no bound
+ * @redirect_devices: backing devices the table names for redirect
+ * @max_extents: how many extents the table allows, 0 without redirect
+ * @block_bytes: logical block; extents are multiples of it
  * @reserved: zero
  */
 struct dm_user_info {
@@ -114,7 +118,10 @@ struct dm_user_info {
 	__u64 sectors;
 	__u64 start_sector;
 	__u64 max_io_bytes;
-	__u64 reserved[3];
+	__u32 redirect_devices;
+	__u32 max_extents;
+	__u32 block_bytes;
+	__u32 reserved[3];
 };
 
 /*
@@ -220,10 +227,134 @@ struct dm_user_copy {
 	__u32 reserved[5];
 };
 
+/*
+ * Redirect: of ranges of the target the daemon says on which device of the table
+ * line they are, and the kernel sends what is for them there; the daemon learns
+ * nothing of it. The extents belong to the table: another table begins without
+ * any, the end of a channel changes nothing. The calls below work on any
+ * channel, also on one that does not serve. They wait for each other.
+ *
+ * A request that is queued or delivered when its extent comes stays with the
+ * daemon; and what is sent to the daemon although it has added an extent must be
+ * served.
+ */
+
+/*
+ * Writes, and of discards, secure erases and write zeroes those the device
+ * knows, go to the device too, and flushes to each device that was written to.
+ * Without it all of these go to the daemon, which has to revoke the extent
+ * before it answers one.
+ */
+#define DM_USER_EXTENT_WRITABLE	_BITUL(0)
+
+/**
+ * struct dm_user_extent - a range that is on a backing device
+ * @first_sector: where it begins, counted from the start of the dm device
+ * @sectors: its length
+ * @device_sector: where it begins on the backing device
+ * @device: which device, counted from 0 in the order of the table line
+ * @flags: DM_USER_EXTENT_*
+ */
+struct dm_user_extent {
+	__u64 first_sector;
+	__u64 sectors;
+	__u64 device_sector;
+	__u32 device;
+	__u32 flags;
+};
+
+/* What is wrong with an extent; struct dm_user_extents.reason. */
+#define DM_USER_EXTENT_GOOD		0
+#define DM_USER_EXTENT_FLAGS		1	/* EINVAL: unknown flags */
+#define DM_USER_EXTENT_READ_ONLY	2	/* EROFS: WRITABLE, but the table is not */
+#define DM_USER_EXTENT_RANGE		3	/* EINVAL: empty, or not in the target */
+#define DM_USER_EXTENT_DEVICE		4	/* EINVAL: no such device */
+#define DM_USER_EXTENT_DEVICE_RANGE	5	/* EINVAL: not on the device */
+#define DM_USER_EXTENT_ALIGNMENT	6	/* EINVAL: not whole logical blocks */
+#define DM_USER_EXTENT_ORDER		7	/* EINVAL: not behind the one before it */
+#define DM_USER_EXTENT_OVERLAP		8	/* EEXIST: overlaps one that is there */
+#define DM_USER_EXTENT_BOUND		9	/* ENOSPC: more than the table allows */
+
+/**
+ * struct dm_user_extents - argument of DM_USER_IOC_EXTENTS_ADD and _GET
+ * @extents: address of an array of struct dm_user_extent, in ascending order
+ * @first_sector: GET: from the first one that ends behind it
+ * @count: length of the array; GET: out: how many were given
+ * @flags: 0
+ * @wrong: ADD: out: index of what was refused
+ * @reason: ADD: out: DM_USER_EXTENT_*, why; 0 if it was nothing in the array
+ * @reserved: 0
+ *
+ * ADD adds all or none. Neighbours that are neighbours on the device too become
+ * one, and count as one. EFAULT, ENOMEM, ENOTBLK; EOPNOTSUPP: the table names no
+ * devices.
+ */
+struct dm_user_extents {
+	__u64 extents;
+	__u64 first_sector;
+	__u32 count;
+	__u32 flags;
+	__u32 wrong;
+	__u32 reason;
+	__u32 reserved[4];
+};
+
+/* All extents, whatever @first_sector and @sectors are. Needs no memory. */
+#define DM_USER_REVOKE_ALL	_BITUL(0)
+
+/**
+ * struct dm_user_revoke - argument of DM_USER_IOC_EXTENTS_REVOKE
+ * @first_sector: where the range begins; whole logical blocks
+ * @sectors: its length; there may be several extents in it, parts, or none
+ * @timeout_ms: how long to wait; 0xffffffff: for ever
+ * @flags: DM_USER_REVOKE_*
+ * @reserved: 0
+ *
+ * What comes from then on goes to the daemon. Returns when all bios that were
+ * redirected before have ended: then the daemon may write to where they were.
+ * An extent that would become two, with no room for one more, loses its end too.
+ *
+ * ETIMEDOUT, EINTR: the range is revoked, but bios may be in flight; the next
+ * call, for any range, waits for them too. ENOMEM: nothing was done. EINVAL.
+ */
+struct dm_user_revoke {
+	__u64 first_sector;
+	__u64 sectors;
+	__u32 timeout_ms;
+	__u32 flags;
+	__u32 reserved[2];
+};
+
+#define DM_USER_DEVICE_WRITABLE	_BITUL(0)
+
+/**
+ * struct dm_user_device - argument of DM_USER_IOC_DEVICE
+ * @device: which device, counted from 0 in the order of the table line
+ * @flags: out: DM_USER_DEVICE_*
+ * @major: out: its number
+ * @minor: out: its number
+ * @sectors: out: its size
+ * @reserved: 0
+ *
+ * For a daemon to see that it is the device it means. ENOENT: there is none.
+ */
+struct dm_user_device {
+	__u32 device;
+	__u32 flags;
+	__u32 major;
+	__u32 minor;
+	__u64 sectors;
+	__u64 reserved[2];
+};
+
 #define DM_USER_IOC_TYPE	'u'
 #define DM_USER_IOC_INFO	_IOR(DM_USER_IOC_TYPE, 0x60, struct dm_user_info)
 #define DM_USER_IOC_SET_CHANNEL	_IOW(DM_USER_IOC_TYPE, 0x61, struct dm_user_channel)
 #define DM_USER_IOC_BATCH	_IOWR(DM_USER_IOC_TYPE, 0x62, struct dm_user_batch)
 #define DM_USER_IOC_COPY	_IOW(DM_USER_IOC_TYPE, 0x63, struct dm_user_copy)
+#define DM_USER_IOC_EXTENTS_ADD	_IOWR(DM_USER_IOC_TYPE, 0x64, struct dm_user_extents)
+#define DM_USER_IOC_EXTENTS_GET	_IOWR(DM_USER_IOC_TYPE, 0x65, struct dm_user_extents)
+#define DM_USER_IOC_EXTENTS_REVOKE _IOW(DM_USER_IOC_TYPE, 0x66, struct dm_user_revoke)
+#define DM_USER_IOC_DEVICE	_IOWR(DM_USER_IOC_TYPE, 0x67, struct dm_user_device)
 
 #endif /* _UAPI_LINUX_DM_USER_H */

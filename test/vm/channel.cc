@@ -138,8 +138,12 @@ bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes) {
   }
 }
 
-RamServer::RamServer(const std::string& name, size_t bytes)
-    : channel_(name), data_(bytes), thread_([this] { Run(); }) {}
+RamServer::RamServer(const std::string& name, size_t bytes,
+                     const uint8_t* initial)
+    : channel_(name),
+      data_(initial != nullptr ? std::vector<uint8_t>(initial, initial + bytes)
+                               : std::vector<uint8_t>(bytes)),
+      thread_([this] { Run(); }) {}
 
 RamServer::~RamServer() {
   stop_ = true;

@@ -74,7 +74,9 @@ class Channel {
 // destroyed or the target is removed.
 class RamServer {
  public:
-  RamServer(const std::string& name, size_t bytes);
+  // `initial` is what is on the disk; zeroes without.
+  RamServer(const std::string& name, size_t bytes,
+            const uint8_t* initial = nullptr);
   ~RamServer();
   bool ok() const { return channel_.ok(); }
   uint8_t* data() { return data_.data(); }

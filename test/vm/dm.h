@@ -93,6 +93,8 @@ enum StatusIndex : size_t {
   kExpired,
   kPushedBack,
   kCoalesced,
+  kRedirected,
+  kExtents,
 };
 
 std::vector<std::string> Split(const std::string& line);

@@ -367,7 +367,7 @@ TEST_F(Stream, Ioctls) {
   EXPECT_EQ(unsigned{DM_USER_STATE_NEW}, info.state);
   EXPECT_EQ(DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL |
                 DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
-                DM_USER_FEATURE_COALESCE,
+                DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT,
             info.features);
   EXPECT_EQ(kDeviceSectors, info.sectors);
   EXPECT_EQ(0u, info.start_sector);
