@@ -11,6 +11,8 @@ set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
 source /vm/guest-daemon.sh
 
+# As in initramfs-tools.
+mount -t tmpfs -o nodev,noexec,nosuid tmpfs /run
 modprobe brd rd_nr=1 rd_size=262144
 modprobe ext4
 mkdir -p /scripts /conf /etc/dm-user /run/save
@@ -55,7 +57,7 @@ power_on() {
     # Not a child of this shell: nothing tells of its end.
     while [ -d "/proc/$pid" ]; do sleep 0.1; done
   fi
-  for path in proc run/dm-user-ota run dev; do
+  for path in proc run/dm-user-ota run dev ''; do
     umount "/run/dm-user-root/$path" 2>/dev/null || true
   done
   rm -rf /run/dm-user
