@@ -8,6 +8,7 @@
 #define TOOLS_DM_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,8 @@ struct UserDevice {
   uint64_t max_io_sectors = 0;
   // Discards and write-zeroes are passed on.
   bool discard = false;
+  // A block device the kernel may read parts of the device from; empty: none.
+  std::string redirect_path;
 };
 
 // kPermissionDenied without root.
@@ -35,6 +38,9 @@ absl::Status CheckRoot();
 // As CheckRoot, and kUnavailable when the kernel has no device mapper or no
 // target "user"; the sentence says which and what to do.
 absl::Status CheckKernelSupport();
+
+// Whether the target takes UserDevice::redirect_path.
+bool KernelKnowsRedirect();
 
 // Makes /dev/mapper/NAME; its requests wait for a daemon. kAlreadyExists when
 // the name is taken.
@@ -47,6 +53,14 @@ absl::Status RemoveUserDevice(const std::string& name);
 // Status line of the target, as `dmsetup status` prints it after the target's
 // name. kNotFound; kInvalidArgument when it is no device of target "user".
 absl::StatusOr<std::string> UserDeviceStatus(const std::string& name);
+
+// What the kernel sends straight to a backing device.
+struct RedirectFigures {
+  uint64_t bios = 0;
+  uint64_t extents = 0;
+};
+// nullopt without root, without the device, or with a target that knows none.
+std::optional<RedirectFigures> UserDeviceRedirect(const std::string& name);
 
 // Names of all devices whose table is one target "user", sorted.
 absl::StatusOr<std::vector<std::string>> ListUserDevices();

@@ -4,9 +4,14 @@
 #include "tools/map_device.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -88,6 +93,21 @@ absl::StatusOr<uint64_t> PrepareBackend(proto::Attach* attach) {
   return bytes;
 }
 
+// Whether the kernel can read parts of a device of that size from the base: a
+// block device whose blocks the device's size is a multiple of.
+bool CanRedirect(const std::string& base_path, uint64_t bytes) {
+  struct stat info = {};
+  if (stat(base_path.c_str(), &info) != 0 || !S_ISBLK(info.st_mode))
+    return false;
+  const int fd = open(base_path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  int block_bytes = 0;
+  const bool known = ioctl(fd, BLKSSZGET, &block_bytes) == 0;
+  close(fd);
+  return known && block_bytes > 0 &&
+         bytes % static_cast<uint64_t>(block_bytes) == 0;
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> ParseOrphanTimeout(const std::string& text) {
@@ -121,6 +141,10 @@ absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
   // What the daemon carries in one piece.
   device.max_io_sectors = BufferPool::kBufferBytes / kSectorBytes;
   device.discard = !device.read_only;
+  if (attach.has_snapshot() && KernelKnowsRedirect() &&
+      CanRedirect(attach.snapshot().base_path(), *bytes)) {
+    device.redirect_path = attach.snapshot().base_path();
+  }
   absl::Status created = CreateUserDevice(device);
   if (!created.ok()) return created;
   const std::string name = attach.name();

@@ -23,7 +23,12 @@ Device::Device(std::string name, std::unique_ptr<Channel> channel,
 
 Device::~Device() { loop_->Cancel(failed_); }
 
-void Device::Start() { channel_->Start(this); }
+void Device::Start() {
+  if (Redirect* redirect = channel_->redirect()) {
+    backend_->OfferRedirect(redirect);
+  }
+  channel_->Start(this);
+}
 
 void Device::Stop(Task* done) {
   DMU_CHECK(stopped_ == nullptr);
