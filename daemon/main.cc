@@ -16,6 +16,7 @@
 #include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <memory>
@@ -410,7 +411,8 @@ class Daemon {
   bool StartIo();
   void OpenFile(const proto::FileBackend& file,
                 const Registry::BackendDone& done);
-  void OpenSnapshot(const proto::SnapshotBackend& snapshot,
+  void OpenSnapshot(const std::string& name,
+                    const proto::SnapshotBackend& snapshot,
                     Registry::BackendDone done);
   void FillStatus(proto::DaemonStatus* status);
   absl::Status Throttle(const proto::Throttle& throttle);
@@ -493,7 +495,7 @@ void Daemon::OpenBackend(const proto::Attach& attach,
       OpenFile(attach.file(), done);
       return;
     case proto::Attach::kSnapshot:
-      OpenSnapshot(attach.snapshot(), std::move(done));
+      OpenSnapshot(attach.name(), attach.snapshot(), std::move(done));
       return;
     default:
       done(absl::UnimplementedError(
@@ -542,7 +544,8 @@ void Daemon::OpenFile(const proto::FileBackend& file,
                                      loop_.get()));
 }
 
-void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
+void Daemon::OpenSnapshot(const std::string& name,
+                          const proto::SnapshotBackend& snapshot,
                           Registry::BackendDone done) {
   // Both are written by a merge, and nobody else may change them while the
   // device shows what they mean together.
@@ -555,6 +558,13 @@ void Daemon::OpenSnapshot(const proto::SnapshotBackend& snapshot,
     return;
   }
   auto base = OpenDisk(snapshot.base_path(), options);
+  struct stat info = {};
+  if (absl::IsAborted(base.status()) &&
+      stat(snapshot.base_path().c_str(), &info) == 0 && S_ISBLK(info.st_mode) &&
+      MiscNodeHolds(name, info.st_rdev)) {
+    // It is held for this very device, which the kernel reads from it.
+    base = OpenDisk(snapshot.base_path(), {.writable = true});
+  }
   if (!base.ok()) {
     done(base.status());
     return;

@@ -11,7 +11,9 @@
 #include <memory>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace dmu::tools {
 
@@ -75,6 +77,28 @@ int RunSynced(dm_task* task) {
   return failed ? (result != 0 ? result : EIO) : 0;
 }
 
+// Bounds the kernel's memory to 3 MiB. What does not fit is read through the
+// daemon.
+constexpr int kRedirectExtents = 65536;
+
+// The first version that knows redirect.
+constexpr uint32_t kRedirectSince[2] = {1, 3};
+
+// The target's version; false when it is not there. `task` lists the versions.
+bool FindTarget(dm_task* task, uint32_t version[3]) {
+  const dm_versions* target = dm_task_get_versions(task);
+  while (target != nullptr) {
+    if (strcmp(target->name, kTarget) == 0) {
+      memcpy(version, target->version, sizeof(target->version));
+      return true;
+    }
+    if (target->next == 0) break;
+    target = reinterpret_cast<const dm_versions*>(
+        reinterpret_cast<const char*>(target) + target->next);
+  }
+  return false;
+}
+
 // Creates a device of one target.
 absl::Status Create(const std::string& name, const DeviceTable& table,
                     bool read_only) {
@@ -106,6 +130,11 @@ DeviceTable UserTable(const UserDevice& device) {
   if (device.discard) {
     absl::StrAppend(&features, " discard write_zeroes");
     count += 2;
+  }
+  if (!device.redirect_path.empty()) {
+    absl::StrAppend(&features, " redirect ", kRedirectExtents, " 1 ",
+                    device.redirect_path);
+    count += 4;
   }
   return {kTarget,
           absl::StrCat("0 ", device.size_sectors, " ", device.name, " ", count,
@@ -184,16 +213,20 @@ absl::Status CheckKernelSupport() {
   if (!mapper.ok()) return mapper;
   TaskPtr task = MakeTask(DM_DEVICE_LIST_VERSIONS, "");
   if (task == nullptr || dm_task_run(task.get()) == 0) return NoMemory();
-  const dm_versions* target = dm_task_get_versions(task.get());
-  while (target != nullptr) {
-    if (strcmp(target->name, kTarget) == 0) return absl::OkStatus();
-    if (target->next == 0) break;
-    target = reinterpret_cast<const dm_versions*>(
-        reinterpret_cast<const char*>(target) + target->next);
-  }
+  uint32_t version[3];
+  if (FindTarget(task.get(), version)) return absl::OkStatus();
   return absl::UnavailableError(
       "this kernel has no device-mapper target 'user': load the module with "
       "'modprobe dm-user', or 'insmod dm-user.ko' after building it");
+}
+
+bool KernelKnowsRedirect() {
+  TaskPtr task = MakeTask(DM_DEVICE_LIST_VERSIONS, "");
+  uint32_t version[3];
+  return task != nullptr && dm_task_run(task.get()) != 0 &&
+         FindTarget(task.get(), version) &&
+         (version[0] > kRedirectSince[0] ||
+          (version[0] == kRedirectSince[0] && version[1] >= kRedirectSince[1]));
 }
 
 absl::Status CheckNameIsFree(const std::string& name) {
@@ -301,6 +334,24 @@ absl::Status RemoveUserDevice(const std::string& name) {
         "first"));
   }
   return Failed(absl::StrCat(name, ": cannot remove the device"), error);
+}
+
+std::optional<RedirectFigures> UserDeviceRedirect(const std::string& name) {
+  // The fields of the status line before them are text and numbers without
+  // blanks.
+  constexpr size_t kBiosField = 14;
+  if (!CheckRoot().ok()) return std::nullopt;
+  auto status = UserDeviceStatus(name);
+  if (!status.ok()) return std::nullopt;
+  const std::vector<std::string> fields =
+      absl::StrSplit(*status, ' ', absl::SkipEmpty());
+  RedirectFigures figures;
+  if (fields.size() < kBiosField + 2 ||
+      !absl::SimpleAtoi(fields[kBiosField], &figures.bios) ||
+      !absl::SimpleAtoi(fields[kBiosField + 1], &figures.extents)) {
+    return std::nullopt;
+  }
+  return figures;
 }
 
 absl::StatusOr<std::vector<std::string>> ListUserDevices() {

@@ -10,6 +10,7 @@
 #define TOOLS_DM_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,8 @@ struct UserDevice {
   uint64_t max_io_sectors = 0;
   // Discards and write-zeroes are passed on.
   bool discard = false;
+  // A block device the kernel may read parts of the device from; empty: none.
+  std::string redirect_path;
 };
 
 // A device that shows the first sectors of another one.
@@ -71,6 +74,9 @@ absl::Status SwapToLinear(const LinearDevice& device);
 // kNotFound; kInvalidArgument when it is none of ours.
 absl::StatusOr<DeviceTable> ReadTable(const std::string& name);
 
+// Whether the target takes UserDevice::redirect_path.
+bool KernelKnowsRedirect();
+
 // Makes /dev/mapper/NAME; its requests wait for a daemon. kAlreadyExists when
 // the name is taken.
 absl::Status CreateUserDevice(const UserDevice& device);
@@ -83,6 +89,14 @@ absl::Status RemoveUserDevice(const std::string& name);
 // name; of a linear device its table. kNotFound; kInvalidArgument when it is
 // none of ours.
 absl::StatusOr<std::string> UserDeviceStatus(const std::string& name);
+
+// What the kernel sends straight to a backing device.
+struct RedirectFigures {
+  uint64_t bios = 0;
+  uint64_t extents = 0;
+};
+// nullopt without root, without the device, or with a target that knows none.
+std::optional<RedirectFigures> UserDeviceRedirect(const std::string& name);
 
 // Names of all devices of ours, sorted.
 absl::StatusOr<std::vector<std::string>> ListUserDevices();

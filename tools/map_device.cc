@@ -4,10 +4,13 @@
 #include "tools/map_device.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -134,9 +137,25 @@ void Undo(const absl::Status& undone) {
   fprintf(stderr, "dmuserctl: %s\n", std::string(undone.message()).c_str());
 }
 
+// Whether the kernel can read parts of a device of that size from the base: a
+// block device whose blocks the device's size is a multiple of.
+bool CanRedirect(const std::string& base_path, uint64_t bytes) {
+  struct stat info = {};
+  if (stat(base_path.c_str(), &info) != 0 || !S_ISBLK(info.st_mode))
+    return false;
+  const int fd = open(base_path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  int block_bytes = 0;
+  const bool known = ioctl(fd, BLKSSZGET, &block_bytes) == 0;
+  close(fd);
+  return known && block_bytes > 0 &&
+         bytes % static_cast<uint64_t>(block_bytes) == 0;
+}
+
 // The table first: its requests wait for the daemon.
 absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
-                       const std::string& orphan_ms, uint64_t size_sectors) {
+                       const std::string& orphan_ms, bool redirect,
+                       uint64_t size_sectors) {
   UserDevice device;
   device.name = attach.name();
   device.size_sectors = size_sectors;
@@ -145,6 +164,17 @@ absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
   // What the daemon carries in one piece.
   device.max_io_sectors = BufferPool::kBufferBytes / kSectorBytes;
   device.discard = !device.read_only;
+  if (redirect) {
+    if (!attach.has_snapshot() || !KernelKnowsRedirect() ||
+        !CanRedirect(attach.snapshot().base_path(),
+                     size_sectors * kSectorBytes)) {
+      return absl::InvalidArgumentError(
+          "--redirect needs a snapshot on a block device, and dm-user.ko 1.3 "
+          "or "
+          "later");
+    }
+    device.redirect_path = attach.snapshot().base_path();
+  }
   absl::Status created = CreateUserDevice(device);
   if (!created.ok()) return created;
   absl::Status attached = client->Attach(attach);
@@ -239,7 +269,7 @@ absl::StatusOr<proto::Transport> ParseTransport(const std::string& text) {
 }
 
 absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
-                       const std::string& control_path) {
+                       bool redirect, const std::string& control_path) {
   absl::Status root = CheckRoot();
   if (!root.ok()) return root;
   auto bytes = PrepareBackend(&attach);
@@ -250,9 +280,12 @@ absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
   auto client = ControlClient::Connect({.path = control_path});
   if (!client.ok()) return client.status();
   const uint64_t size_sectors = *bytes / kSectorBytes;
+  if (redirect && *transport == proto::TRANSPORT_UBLK) {
+    return absl::InvalidArgumentError("--redirect needs dm-user, not ublk");
+  }
   return *transport == proto::TRANSPORT_UBLK
              ? MapOnUblk(&*client, attach, size_sectors)
-             : MapOnUser(&*client, attach, orphan_ms, size_sectors);
+             : MapOnUser(&*client, attach, orphan_ms, redirect, size_sectors);
 }
 
 absl::Status FinishDevice(const std::string& name,

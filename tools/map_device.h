@@ -28,10 +28,12 @@ absl::StatusOr<proto::Transport> ParseTransport(const std::string& text);
 
 // attach: paths are made absolute; TRANSPORT_AUTO is dm-user where the kernel
 // has the target, else ublk where it has that driver. orphan_ms: of
-// ParseOrphanTimeout. Codes as the loader, CheckBase, dm.h and the daemon say;
-// kAlreadyExists when there is a device of the name.
+// ParseOrphanTimeout. redirect: have the kernel read from a snapshot's base
+// what is the same there, without the daemon; kInvalidArgument where it cannot.
+// Codes as the loader, CheckBase, dm.h and the daemon say; kAlreadyExists when
+// there is a device of the name.
 absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
-                       const std::string& control_path);
+                       bool redirect, const std::string& control_path);
 
 // Puts /dev/mapper/NAME on the base itself, whose merge is done, and has the
 // daemon let go of it; whoever reads the device notices nothing. Can be

@@ -198,6 +198,9 @@ void MergeRunner::NotifyIfChanged() {
   const MergeStatus::State state = status().state;
   const uint64_t ops = parts_.engine->merged_ops();
   if (state == told_state_ && ops == told_ops_) return;
+  if (state == MergeStatus::State::kDone && parts_.merged != nullptr) {
+    parts_.loop->Post(parts_.merged);
+  }
   told_state_ = state;
   told_ops_ = ops;
   if (listener_ != nullptr) parts_.loop->Post(listener_);

@@ -42,6 +42,7 @@ class MergeRunner : public MergeControl {
     Disk* cow = nullptr;
     cow::Codec* codec = nullptr;
     MergeGovernor* governor = nullptr;
+    Task* merged = nullptr;  // posted when the whole merge is durable
   };
   explicit MergeRunner(const Parts& parts);
   ~MergeRunner() override;

@@ -18,6 +18,7 @@
 #include "daemon/backend/read_plan.h"
 #include "daemon/backend/unit_cache.h"
 #include "daemon/block/backend.h"
+#include "daemon/block/channel.h"
 #include "daemon/cow/codec.h"
 #include "daemon/cow/loader.h"
 #include "daemon/io/disk.h"
@@ -49,6 +50,8 @@ class SnapshotBackend : public Backend {
   Geometry geometry() const override;
   void Submit(Request* request) override;
   void Drain(Task* done) override;
+  // The kernel reads what no op changes, and in the end everything.
+  void OfferRedirect(Redirect* redirect) override;
   MergeControl* merge() override { return &runner_; }
   CacheCounters cache_counters() const override {
     return {units_->hits() + pages_->hits(),
@@ -67,6 +70,11 @@ class SnapshotBackend : public Backend {
                              IoStatus status);
   static void OnLeaseReleased(void* owner);
   static void OnRunnerStopped(void* context);
+  static void OnBaseFlushed(void* context);
+  static void OnTellExtents(void* context);
+  static void OnMerged(void* context);
+  void TellExtents();
+  uint64_t RedirectEnd() const;
   void Pump();
   void FinishDrain();
 
@@ -93,6 +101,15 @@ class SnapshotBackend : public Backend {
   Task runner_stopped_;
   bool runner_is_stopped_ = false;
   Task* drained_ = nullptr;
+
+  // The kernel does not look at the page cache of the base: it must be clean
+  // before, and stays so where extents are.
+  Redirect* redirect_ = nullptr;
+  DiskOp flush_base_;
+  bool flushing_base_ = false;
+  Task tell_extents_;  // some of them in each turn
+  Task merged_;
+  uint64_t told_blocks_ = 0;
 };
 
 // Reads and judges the COW file in turns of the loop, however large it is, and

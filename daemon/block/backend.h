@@ -17,11 +17,15 @@
 
 namespace dmu {
 
-class Disk;  // daemon/io/disk.h: whoever hands one over knows it
+class Redirect;  // daemon/block/channel.h
+class Disk;      // daemon/io/disk.h: whoever hands one over knows it
 
 struct Geometry {
   uint64_t size_bytes = 0;  // a multiple of 512
   bool read_only = false;
+  // Device number of the block device that extents of Redirect are on; 0: there
+  // is none.
+  uint64_t base_device = 0;
 };
 
 struct MergeStatus {
@@ -89,6 +93,10 @@ class Backend {
     uint64_t misses = 0;  // that waited for the storage
   };
   virtual CacheCounters cache_counters() const { return {}; }
+  // What the kernel may read by itself is to be told there; called once, before
+  // the first Submit, and never if the device has no such thing. It outlives
+  // the back end.
+  virtual void OfferRedirect(Redirect* /*redirect*/) {}
 
   // nullptr when there is nothing to merge.
   virtual MergeControl* merge() { return nullptr; }

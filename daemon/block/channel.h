@@ -7,6 +7,8 @@
 #ifndef DAEMON_BLOCK_CHANNEL_H_
 #define DAEMON_BLOCK_CHANNEL_H_
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -36,9 +38,35 @@ class RequestSink {
   virtual void OnClosed(CloseReason reason) = 0;
 };
 
+// Where the kernel can read a part of the device by itself, without asking the
+// channel for it. The back end must be able to serve that part all the same.
+class Redirect {
+ public:
+  // [first_sector, first_sector + sectors) is on the back end's base
+  // (Geometry::base_device) from base_sector on, and stays as it is there for
+  // as long as the device is served.
+  struct Extent {
+    uint64_t first_sector = 0;
+    uint64_t sectors = 0;
+    uint64_t base_sector = 0;
+  };
+
+  virtual ~Redirect() = default;
+
+  // Ascending, and none of it added before. False when there are more than the
+  // device takes; then only some of the first are added, and none later on.
+  virtual bool Add(const Extent* extents, size_t count) = 0;
+
+  // Takes back all of them. Does not wait for reads that are under way.
+  virtual void Clear() = 0;
+};
+
 class Channel {
  public:
   virtual ~Channel() = default;
+
+  // nullptr when the device has none. Lives as long as the channel.
+  virtual Redirect* redirect() { return nullptr; }
 
   // Begins to read requests; calls OnRequest and OnClosed from turns of the
   // loop only.

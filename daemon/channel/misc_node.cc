@@ -5,7 +5,12 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/base/buffer_pool.h"
@@ -40,19 +45,96 @@ int Open(const char* path, bool* batch) {
   return fd;
 }
 
+std::string NodePath(const std::string& name) {
+  return absl::StrCat("/dev/dm-user/", name);
+}
+
+// Which device of the table it is, if it is one of them.
+std::optional<uint32_t> FindDevice(int fd, dev_t number) {
+  dm_user_device device = {};
+  for (; ioctl(fd, DM_USER_IOC_DEVICE, &device) == 0; ++device.device) {
+    if (makedev(device.major, device.minor) == number) return device.device;
+  }
+  return std::nullopt;
+}
+
+// The extents of the table. Has a file of its own, which serves nothing: that
+// of the stream may be closed and opened anew.
+class MiscNodeRedirect : public Redirect {
+ public:
+  MiscNodeRedirect(UniqueFd fd, uint32_t device)
+      : fd_(std::move(fd)), device_(device) {}
+
+  bool Add(const Extent* extents, size_t count) override {
+    if (full_) return false;
+    // A piece that does not fit leaves those before it.
+    dm_user_extent pieces[kPieces];
+    while (count > 0) {
+      const size_t n = std::min(count, kPieces);
+      for (size_t i = 0; i < n; ++i) {
+        pieces[i] = {};
+        pieces[i].first_sector = extents[i].first_sector;
+        pieces[i].sectors = extents[i].sectors;
+        pieces[i].device_sector = extents[i].base_sector;
+        pieces[i].device = device_;
+      }
+      dm_user_extents add = {};
+      add.extents = reinterpret_cast<uintptr_t>(pieces);
+      add.count = static_cast<uint32_t>(n);
+      if (ioctl(fd_.get(), DM_USER_IOC_EXTENTS_ADD, &add) != 0) {
+        full_ = true;
+        return false;
+      }
+      extents += n;
+      count -= n;
+    }
+    return true;
+  }
+
+  void Clear() override {
+    // Nobody waits: what reads redirected see stays as it is.
+    dm_user_revoke revoke = {};
+    revoke.flags = DM_USER_REVOKE_ALL;
+    ioctl(fd_.get(), DM_USER_IOC_EXTENTS_REVOKE, &revoke);
+    full_ = false;
+  }
+
+ private:
+  static constexpr size_t kPieces = 256;
+  const UniqueFd fd_;
+  const uint32_t device_;
+  bool full_ = false;
+};
+
+// nullptr when the table does not name the device. What an earlier daemon has
+// told is gone: nobody knows what it was worth.
+std::unique_ptr<Redirect> OpenRedirect(const std::string& path, dev_t base) {
+  if (base == 0) return nullptr;
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.valid()) return nullptr;
+  const std::optional<uint32_t> device = FindDevice(fd.get(), base);
+  if (!device.has_value()) return nullptr;
+  auto redirect = std::make_unique<MiscNodeRedirect>(std::move(fd), *device);
+  redirect->Clear();
+  return redirect;
+}
+
 // A StreamChannel that knows the path it came from.
 class MiscNodeChannel : public Channel {
  public:
-  MiscNodeChannel(std::string path, UniqueFd fd, bool batch, Loop* loop,
+  MiscNodeChannel(std::string path, UniqueFd fd, bool batch,
+                  std::unique_ptr<Redirect> redirect, Loop* loop,
                   BufferPool* pool)
       : path_(std::move(path)),
         batch_(batch),
+        redirect_(std::move(redirect)),
         stream_(std::move(fd),
                 {.batch = batch, .reopen = Reopen, .reopen_context = this},
                 loop, pool) {}
 
   void Start(RequestSink* sink) override { stream_.Start(sink); }
   void Stop(Task* done) override { stream_.Stop(done); }
+  Redirect* redirect() override { return redirect_.get(); }
 
  private:
   static int Reopen(void* context) {
@@ -68,6 +150,7 @@ class MiscNodeChannel : public Channel {
 
   const std::string path_;
   const bool batch_;
+  const std::unique_ptr<Redirect> redirect_;
   StreamChannel stream_;
 };
 
@@ -77,7 +160,7 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
                                                       const Geometry& geometry,
                                                       Loop* loop,
                                                       BufferPool* pool) {
-  const std::string path = absl::StrCat("/dev/dm-user/", name);
+  const std::string path = NodePath(name);
   bool batch = true;
   UniqueFd fd(Open(path.c_str(), &batch));
   if (!fd.valid() && (errno == ENOENT || errno == ENXIO || errno == ENODEV)) {
@@ -110,7 +193,14 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
                      "; create the device with that length"));
   }
   return std::unique_ptr<Channel>(std::make_unique<MiscNodeChannel>(
-      path, std::move(fd), batch, loop, pool));
+      path, std::move(fd), batch, OpenRedirect(path, geometry.base_device),
+      loop, pool));
+}
+
+bool MiscNodeHolds(const std::string& name, dev_t device) {
+  const UniqueFd fd(
+      open(NodePath(name).c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  return fd.valid() && FindDevice(fd.get(), device).has_value();
 }
 
 }  // namespace dmu

@@ -31,6 +31,9 @@ Device::~Device() {
 
 void Device::Start(Started started) {
   started_ = std::move(started);
+  if (Redirect* redirect = channel_->redirect()) {
+    backend_->OfferRedirect(redirect);
+  }
   channel_->Start(this);
 }
 

@@ -52,6 +52,8 @@ class Disk {
 
   // For messages: its path, or whatever people know it by.
   virtual const char* name() const { return ""; }
+  // Device number of a block device; 0 for anything else.
+  virtual uint64_t device_number() const { return 0; }
 
   // Begins the I/O. Never fails by itself: errors arrive in op->status.
   // Operations submitted together may run in any order; who needs an order

@@ -130,6 +130,12 @@ absl::StatusOr<DiskFile> OpenDiskFile(const std::string& path,
   return DiskFile{path, std::move(fd), size_bytes, block_device};
 }
 
+uint64_t DeviceNumber(const DiskFile& file) {
+  struct stat info = {};
+  if (!file.block_device || fstat(file.fd.get(), &info) != 0) return 0;
+  return info.st_rdev;
+}
+
 void SetResult(const DiskFile& file, int error, DiskOp* op) {
   if (error != 0 && IsGone(file)) error = ENODEV;
   op->status = FromError(error);

@@ -51,6 +51,9 @@ struct DiskFile {
 absl::StatusOr<DiskFile> OpenDiskFile(const std::string& path,
                                       const DiskOptions& options);
 
+// As Disk::device_number.
+uint64_t DeviceNumber(const DiskFile& file);
+
 // Not an errno value: the file ended before the range did.
 inline constexpr int kEnded = -1;
 

@@ -62,6 +62,7 @@ class UringDisk : public Disk {
 
   uint64_t size_bytes() const override { return file_.size_bytes; }
   const char* name() const override { return file_.path.c_str(); }
+  uint64_t device_number() const override { return DeviceNumber(file_); }
   void Submit(DiskOp* op) override;
 
   // For tests: how much may be written before the disk flushes by itself.

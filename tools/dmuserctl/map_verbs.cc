@@ -34,6 +34,8 @@ ABSL_FLAG(bool, read_only, false, "map --file: refuse writes");
 ABSL_FLAG(std::string, orphan_timeout, "60",
           "map: seconds that requests wait while no daemon serves the device, "
           "or 'forever'; then they fail");
+ABSL_FLAG(bool, redirect, false,
+          "map --cow: the kernel reads from the base what is the same there");
 ABSL_FLAG(std::string, transport, "auto",
           "how requests reach the daemon: dm-user (dm-user.ko), ublk (the "
           "kernel's own driver, Linux 6.5 or later, where requests wait for a "
@@ -149,8 +151,8 @@ absl::Status BringUp(const proto::UserDevice& device) {
   attach.set_transport(device.transport() != proto::TRANSPORT_AUTO
                            ? device.transport()
                            : *transport);
-  absl::Status status =
-      MapDevice(attach, *orphan_ms, absl::GetFlag(FLAGS_control));
+  absl::Status status = MapDevice(attach, *orphan_ms, /*redirect=*/false,
+                                  absl::GetFlag(FLAGS_control));
   // There already, as after a second "up".
   if (absl::IsAlreadyExists(status)) status = absl::OkStatus();
   if (!status.ok() || !device.merge()) return status;
@@ -197,7 +199,8 @@ absl::Status Map(const Arguments& arguments) {
   attach.set_transport(*transport);
   absl::Status status = FillBackend(&attach);
   if (status.ok()) {
-    status = MapDevice(attach, *orphan_ms, absl::GetFlag(FLAGS_control));
+    status = MapDevice(attach, *orphan_ms, absl::GetFlag(FLAGS_redirect),
+                       absl::GetFlag(FLAGS_control));
   }
   if (status.ok() && !absl::GetFlag(FLAGS_quiet)) {
     printf("/dev/mapper/%s\n", arguments[0].c_str());

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "tools/dm.h"
 #include "tools/latency.h"
 
 namespace dmu::tools {
@@ -159,6 +160,10 @@ nlohmann::ordered_json StatusJson(const proto::DeviceStatus& device) {
   json["in_flight"] = device.in_flight();
   json["errors"] = device.errors();
   AddErrors(device, &json);
+  if (const auto redirect = UserDeviceRedirect(device.name())) {
+    json["redirected_bios"] = redirect->bios;
+    json["redirect_extents"] = redirect->extents;
+  }
   if (device.kind() == "snapshot") {
     json["cache_hits"] = device.cache_hits();
     json["cache_misses"] = device.cache_misses();
@@ -237,6 +242,12 @@ void PrintDevice(const proto::DeviceStatus& device) {
       static_cast<unsigned long long>(device.other_requests()),
       static_cast<unsigned long long>(device.errors()),
       static_cast<unsigned long long>(device.in_flight()));
+  const auto redirect = UserDeviceRedirect(device.name());
+  if (redirect.has_value() && redirect->extents > 0) {
+    printf("  kernel %llu more reads went straight to the base; %llu extents\n",
+           static_cast<unsigned long long>(redirect->bios),
+           static_cast<unsigned long long>(redirect->extents));
+  }
   PrintErrors(device);
   if (!device.has_merge()) return;
   const proto::MergeStatus& merge = device.merge();

@@ -82,7 +82,8 @@ absl::Status LiveDevices::Map(const Snapshot& snapshot) {
   attach.set_name(snapshot.name);
   attach.mutable_snapshot()->set_cow_path(snapshot.cow);
   attach.mutable_snapshot()->set_base_path(snapshot.base);
-  return tools::MapDevice(attach, kOrphanTimeout, control_path_);
+  return tools::MapDevice(attach, kOrphanTimeout, /*redirect=*/false,
+                          control_path_);
 }
 
 absl::Status LiveDevices::Unmap(const std::string& name) {
