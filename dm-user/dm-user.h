@@ -265,7 +265,8 @@ struct dmu_control {
  * @arg_start: first table argument, given back as it came
  * @arg_len: second table argument, the same
  * @redirect: backing devices and extents, NULL without the feature
- * @push_back: a noflush suspend runs: map hands bios back; &dmu_control.lock
+ * @push_back: a noflush suspend runs: map hands bios back; written under
+ *	&dmu_control.lock
  */
 struct dmu_target {
 	struct dm_target *ti;

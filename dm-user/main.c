@@ -262,7 +262,7 @@ void dmu_control_activate(struct dmu_target *t)
 
 	mutex_lock(&dmu_registry_mutex);
 	spin_lock(&ctl->lock);
-	t->push_back = false;
+	WRITE_ONCE(t->push_back, false);
 	if (ctl->active && ctl->active != t)
 		dmu_redirect_fold(ctl->active);
 	ctl->active = t;

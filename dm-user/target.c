@@ -150,8 +150,19 @@ static void dmu_dtr(struct dm_target *ti)
 static int dmu_map(struct dm_target *ti, struct bio *bio)
 {
 	struct dmu_target *t = ti->private;
-	int r = t->redirect ? dmu_redirect_map(t, bio) : DMU_MAPIO_DAEMON;
+	int r = DMU_MAPIO_DAEMON;
 
+	if (t->redirect) {
+		/*
+		 * What presuspend hands back comes here again at once. None of
+		 * it may end before the core has stopped coming: the core still
+		 * looks at a bio it has queued for later (__dm_io_complete()
+		 * accounts it), which must not have been freed meanwhile.
+		 */
+		if (unlikely(READ_ONCE(t->push_back) && dm_noflush_suspending(ti)))
+			return DM_MAPIO_REQUEUE;
+		r = dmu_redirect_map(t, bio);
+	}
 	return r == DMU_MAPIO_DAEMON ? dmu_request_map(t, bio) : r;
 }
 
@@ -171,7 +182,7 @@ static void dmu_presuspend(struct dm_target *ti)
 	if (!dm_noflush_suspending(ti))
 		return;
 	spin_lock(&ctl->lock);
-	t->push_back = true;
+	WRITE_ONCE(t->push_back, true);
 	__dmu_finish_all(ctl, BLK_STS_DM_REQUEUE, &done);
 	spin_unlock(&ctl->lock);
 	dmu_complete_all(&done);
@@ -182,7 +193,7 @@ static void dmu_presuspend_undo(struct dm_target *ti)
 	struct dmu_target *t = ti->private;
 
 	spin_lock(&t->ctl->lock);
-	t->push_back = false;
+	WRITE_ONCE(t->push_back, false);
 	spin_unlock(&t->ctl->lock);
 }
 

@@ -363,6 +363,32 @@ TEST_F(RedirectRace, NoflushSuspendOfABioThatWasCut) {
   EXPECT_EQ(Truth(0, 64), buffer.Copy());
 }
 
+// Handed back by the target, a bio belongs to the core until the device resumes,
+// also if it is in an extent by now: the core looks at it once more.
+TEST_F(RedirectRace, NoflushSuspendKeepsWhatItHandsBack) {
+  Open(ram_);
+  constexpr int kReads = 64;
+  for (int round = 0; round < 60; ++round) {
+    std::vector<std::unique_ptr<Buffer>> buffers;
+    std::vector<Io> reads;
+    for (int i = 0; i < kReads; ++i) {
+      buffers.push_back(std::make_unique<Buffer>(4096));
+      reads.push_back(StartRead(device_, i * 4096, buffers.back().get()));
+    }
+    ASSERT_TRUE(device_.AwaitStatus(kQueued, std::to_string(kReads)));
+    ASSERT_EQ(0, Add(channel_.get(), {Extent(0, kReads * 8, 0, 0)}));
+    const uint64_t before = device_.StatusNumber(kRedirected);
+    ASSERT_EQ(0, device_.Suspend(/*noflush=*/true));
+    EXPECT_EQ(before, device_.StatusNumber(kRedirected)) << round;
+    ASSERT_EQ(0, device_.Resume());
+    for (int i = 0; i < kReads; ++i) {
+      EXPECT_EQ(4096, Await(&reads[i]).result);
+      EXPECT_EQ(Truth(uint64_t(i) * 8, 8), buffers[i]->Copy());
+    }
+    ASSERT_EQ(0, Revoke(channel_.get(), 0, kReads * 8));
+  }
+}
+
 TEST_F(RedirectRace, RemovalEndsWithBiosInFlight) {
   OpenOverTheUnanswered();
   Buffer buffer(4096);
