@@ -6,8 +6,9 @@ usage: count_tests.py LOG TESTLOGS STATUS
 
 LOG is Bazel's output, TESTLOGS its folder of reports, STATUS its exit status.
 A GoogleTest target counts by its cases, any other target as one; a target that
-did not build, timed out or died counts as one that failed. Prints the end of
-each failed target's log, a line per target and, last, "N passed, N failed". Exit status: 0 only if all passed.
+did not build, timed out or died counts as one that failed. Prints of each failed
+target the cases that did not end well and the end of its log, a line per target
+and, last, "N passed, N failed". Exit status: 0 only if all passed.
 """
 import os
 import re
@@ -15,6 +16,11 @@ import sys
 import xml.etree.ElementTree
 
 LOG_LINES = 40
+CASE_LINES = 25
+CASES_SHOWN = 4
+
+# GoogleTest colours what it prints to a guest's console.
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 SUMMARY = re.compile(
     r"^(//\S+)\s+(?:\(cached\) )?(PASSED|FAILED TO BUILD|FAILED|TIMEOUT|"
@@ -49,17 +55,39 @@ def cases(testlogs, target):
     return (passed, failed) if passed + failed else None
 
 
+def bad_cases(lines):
+    """Of each case of a GoogleTest log that began and did not pass, its lines."""
+    bad, case = [], None
+    for line in lines:
+        if line.startswith("[ RUN      ]"):
+            if case:
+                bad.append(case)
+            case = []
+        if case is not None:
+            case.append(line)
+        if line.startswith("[       OK ]"):
+            case = None
+        elif line.startswith("[  FAILED  ]") and case:
+            bad.append(case)
+            case = None
+    return bad + ([case] if case else [])
+
+
 def print_log(testlogs, target):
-    """The end of a target's log, where what went wrong mostly stands."""
+    """What went wrong, as far as a target's log shows it."""
     path = os.path.join(testlogs, target[2:].replace(":", "/"), "test.log")
     try:
         with open(path, errors="replace") as log:
-            tail = log.readlines()[-LOG_LINES:]
+            lines = [COLOUR.sub("", line.rstrip()) for line in log]
     except OSError:
         return
-    print(f"{target} ended with:")
-    for line in tail:
-        print("  | " + line.rstrip())
+    for case in bad_cases(lines)[:CASES_SHOWN]:
+        print(f"FAIL: {target}, a case:")
+        for line in case[:CASE_LINES]:
+            print("  | " + line)
+    print(f"FAIL: {target} ended with:")
+    for line in lines[-LOG_LINES:]:
+        print("  | " + line)
 
 
 def main():
