@@ -17,9 +17,6 @@ namespace {
 // a time.
 constexpr uint32_t kPageEntries = 8;
 
-// Extents told to the kernel in one turn of the loop.
-constexpr size_t kExtentsPerTurn = 256;
-
 // Units kept: four of the largest, and not less than 64 KiB of small ones.
 uint32_t UnitEntries(uint32_t unit_bytes) {
   return std::max<uint32_t>(4, 64 * 1024 / unit_bytes);
@@ -84,11 +81,10 @@ SnapshotBackend::SnapshotBackend(Parts parts, std::unique_ptr<cow::Codec> codec,
                source_ != nullptr ? source_.get() : base_.get(), cow_.get(),
                codec_.get(), parts.governor, &merged_}),
       runner_stopped_(OnRunnerStopped, this),
-      tell_extents_(OnTellExtents, this),
+      extents_({loop_, base_.get(), image_.get(), &view_}),
+      extents_stopped_(OnExtentsStopped, this),
       merged_(OnMerged, this) {
-  flush_base_.kind = DiskOp::Kind::kFlush;
-  flush_base_.done.run = OnBaseFlushed;
-  flush_base_.done.context = this;
+  engine_.SetOnCommit(OnCommitted, this);
   context_.image = image_.get();
   context_.view = &view_;
   context_.leases = engine_.leases();
@@ -118,74 +114,15 @@ Geometry SnapshotBackend::geometry() const {
 }
 
 void SnapshotBackend::OfferRedirect(Redirect* redirect) {
-  // A block that two ops give may be written again once it is merged.
-  if (image_->index.duplicate_count() > 0) return;
-  redirect_ = redirect;
-  flushing_base_ = true;
-  base_->Submit(&flush_base_);
+  extents_.Begin(redirect, geometry().size_bytes);
 }
 
-void SnapshotBackend::OnBaseFlushed(void* context) {
-  auto* self = static_cast<SnapshotBackend*>(context);
-  self->flushing_base_ = false;
-  if (self->flush_base_.status != IoStatus::kOk) self->redirect_ = nullptr;
-  self->FinishDrain();
-  self->TellExtents();
-}
-
-void SnapshotBackend::OnTellExtents(void* context) {
-  static_cast<SnapshotBackend*>(context)->TellExtents();
-}
-
-// Where the device ends, or the base, if that is earlier.
-uint64_t SnapshotBackend::RedirectEnd() const {
-  return std::min({geometry().size_bytes, base_->size_bytes(),
-                   uint64_t{UINT32_MAX} * kBlockBytes}) /
-         kSectorBytes;
-}
-
-// What is in the base now stays there: a block without an op is never written,
-// and a merged one not again.
-void SnapshotBackend::TellExtents() {
-  if (redirect_ == nullptr || drained_ != nullptr) return;
-  constexpr uint64_t kBlockSectors = kBlockBytes / kSectorBytes;
-  const uint64_t end_sector = RedirectEnd();
-  Redirect::Extent extents[kExtentsPerTurn];
-  size_t count = 0;
-  // The bound on the blocks is for a file with an op for each of them.
-  for (size_t looked = 0;
-       count < kExtentsPerTurn && looked < 16 * kExtentsPerTurn &&
-       told_blocks_ * kBlockSectors < end_sector;
-       ++looked) {
-    const uint64_t first = told_blocks_ * kBlockSectors;
-    const uint64_t left =
-        (end_sector - first + kBlockSectors - 1) / kBlockSectors;
-    const merge::Piece piece = view_.Lookup(static_cast<uint32_t>(told_blocks_),
-                                            static_cast<uint32_t>(left));
-    told_blocks_ += piece.blocks;
-    if (piece.where != merge::Piece::Where::kBase) continue;
-    extents[count].first_sector = first;
-    extents[count].sectors =
-        std::min<uint64_t>(piece.blocks * kBlockSectors, end_sector - first);
-    extents[count].base_sector = piece.offset / kSectorBytes;
-    ++count;
-  }
-  if (count > 0 && !redirect_->Add(extents, count)) return;
-  if (told_blocks_ * kBlockSectors < end_sector)
-    loop_->PostIdle(&tell_extents_);
+void SnapshotBackend::OnCommitted(void* context, const merge::Window* window) {
+  static_cast<SnapshotBackend*>(context)->extents_.OnCommitted(window);
 }
 
 void SnapshotBackend::OnMerged(void* context) {
-  auto* self = static_cast<SnapshotBackend*>(context);
-  if (self->redirect_ == nullptr || self->flushing_base_ ||
-      self->drained_ != nullptr) {
-    return;
-  }
-  // One extent instead of many. Reads that are under way are right as they are.
-  self->loop_->Cancel(&self->tell_extents_);
-  self->redirect_->Clear();
-  self->told_blocks_ = 0;
-  self->TellExtents();
+  static_cast<SnapshotBackend*>(context)->extents_.OnMerged();
 }
 
 void SnapshotBackend::Submit(Request* request) {
@@ -249,7 +186,7 @@ void SnapshotBackend::OnLeaseReleased(void* owner) {
 void SnapshotBackend::Drain(Task* done) {
   DMU_CHECK(drained_ == nullptr);
   drained_ = done;
-  loop_->Cancel(&tell_extents_);
+  extents_.Stop(&extents_stopped_);
   runner_.Stop(&runner_stopped_);
 }
 
@@ -259,8 +196,15 @@ void SnapshotBackend::OnRunnerStopped(void* context) {
   self->FinishDrain();
 }
 
+void SnapshotBackend::OnExtentsStopped(void* context) {
+  auto* self = static_cast<SnapshotBackend*>(context);
+  self->extents_are_stopped_ = true;
+  self->FinishDrain();
+}
+
 void SnapshotBackend::FinishDrain() {
-  if (drained_ == nullptr || !runner_is_stopped_ || flushing_base_) return;
+  if (drained_ == nullptr || !runner_is_stopped_ || !extents_are_stopped_)
+    return;
   loop_->Cancel(&merged_);
   if (running_ == 0 && waiting_head_ == nullptr) loop_->Post(drained_);
 }

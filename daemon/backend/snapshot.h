@@ -14,6 +14,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "daemon/backend/base_extents.h"
 #include "daemon/backend/merge_runner.h"
 #include "daemon/backend/read_plan.h"
 #include "daemon/backend/unit_cache.h"
@@ -70,11 +71,9 @@ class SnapshotBackend : public Backend {
                              IoStatus status);
   static void OnLeaseReleased(void* owner);
   static void OnRunnerStopped(void* context);
-  static void OnBaseFlushed(void* context);
-  static void OnTellExtents(void* context);
+  static void OnExtentsStopped(void* context);
+  static void OnCommitted(void* context, const merge::Window* window);
   static void OnMerged(void* context);
-  void TellExtents();
-  uint64_t RedirectEnd() const;
   void Pump();
   void FinishDrain();
 
@@ -102,14 +101,10 @@ class SnapshotBackend : public Backend {
   bool runner_is_stopped_ = false;
   Task* drained_ = nullptr;
 
-  // The kernel does not look at the page cache of the base: it must be clean
-  // before, and stays so where extents are.
-  Redirect* redirect_ = nullptr;
-  DiskOp flush_base_;
-  bool flushing_base_ = false;
-  Task tell_extents_;  // some of them in each turn
+  BaseExtents extents_;
+  Task extents_stopped_;
+  bool extents_are_stopped_ = false;
   Task merged_;
-  uint64_t told_blocks_ = 0;
 };
 
 // Reads and judges the COW file in turns of the loop, however large it is, and

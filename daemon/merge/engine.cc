@@ -372,6 +372,9 @@ void Engine::Commit() {
   DMU_CHECK(merged_ops_ <= total_ops());
   window_ops_ = 0;
   staged_ = state_durable_ = base_flushed_ = false;
+  if (on_commit_ != nullptr) {
+    on_commit_(on_commit_context_, replay_ ? nullptr : &workspace_->window);
+  }
   if (replay_) {
     replay_ = false;
     scratch_.clear();  // keeps its memory: nothing is freed or taken here

@@ -141,6 +141,15 @@ class Engine {
   void Detach();
   bool attached() const { return workspace_ != nullptr; }
 
+  // Told of each commit once it is durable, before anything else begins; what
+  // it calls of the engine must be const. window: what was committed, with all
+  // of its entries; nullptr for one that was found in the scratch region.
+  using OnCommit = void (*)(void* context, const Window* window);
+  void SetOnCommit(OnCommit on_commit, void* context) {
+    on_commit_ = on_commit;
+    on_commit_context_ = context;
+  }
+
   // Begins, goes on or tries again; needs memory unless there is a refusal(),
   // which makes it kFailed. No effect while running or when done.
   void Start();
@@ -291,6 +300,8 @@ class Engine {
   bool failing_ = false;     // kFailed as soon as nothing is under way
   uint64_t merged_ops_ = 0;  // the durable counter
   uint64_t merged_bytes_ = 0;
+  OnCommit on_commit_ = nullptr;
+  void* on_commit_context_ = nullptr;
 
   // W.
   uint32_t window_ops_ = 0;     // entries of M it commits; 0: none
