@@ -152,9 +152,15 @@ bool CanRedirect(const std::string& base_path, uint64_t bytes) {
          bytes % static_cast<uint64_t>(block_bytes) == 0;
 }
 
+absl::Status NoRedirect() {
+  return absl::InvalidArgumentError(
+      "redirect needs a snapshot whose base is a block device, and dm-user.ko "
+      "1.3 or later; 'auto' does without where that is missing");
+}
+
 // The table first: its requests wait for the daemon.
 absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
-                       const std::string& orphan_ms, bool redirect,
+                       const std::string& orphan_ms, proto::Redirect redirect,
                        uint64_t size_sectors) {
   UserDevice device;
   device.name = attach.name();
@@ -164,18 +170,21 @@ absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
   // What the daemon carries in one piece.
   device.max_io_sectors = BufferPool::kBufferBytes / kSectorBytes;
   device.discard = !device.read_only;
-  if (redirect) {
-    if (!attach.has_snapshot() || !KernelKnowsRedirect() ||
-        !CanRedirect(attach.snapshot().base_path(),
-                     size_sectors * kSectorBytes)) {
-      return absl::InvalidArgumentError(
-          "--redirect needs a snapshot on a block device, and dm-user.ko 1.3 "
-          "or "
-          "later");
-    }
+  if (redirect != proto::REDIRECT_OFF && attach.has_snapshot() &&
+      KernelKnowsRedirect() &&
+      CanRedirect(attach.snapshot().base_path(), size_sectors * kSectorBytes)) {
     device.redirect_path = attach.snapshot().base_path();
+  } else if (redirect == proto::REDIRECT_ON) {
+    return NoRedirect();
   }
   absl::Status created = CreateUserDevice(device);
+  if (!created.ok() && !absl::IsAlreadyExists(created) &&
+      !device.redirect_path.empty() && redirect == proto::REDIRECT_AUTO) {
+    // The base is somebody else's, to hold it for the device: its daemon can
+    // read it all the same.
+    device.redirect_path.clear();
+    created = CreateUserDevice(device);
+  }
   if (!created.ok()) return created;
   absl::Status attached = client->Attach(attach);
   if (!attached.ok()) Undo(RemoveUserDevice(device.name));
@@ -268,8 +277,17 @@ absl::StatusOr<proto::Transport> ParseTransport(const std::string& text) {
       absl::StrCat("transport '", text, "': expected auto, dm-user or ublk"));
 }
 
+absl::StatusOr<proto::Redirect> ParseRedirect(const std::string& text) {
+  if (text == "auto") return proto::REDIRECT_AUTO;
+  if (text == "on") return proto::REDIRECT_ON;
+  if (text == "off") return proto::REDIRECT_OFF;
+  return absl::InvalidArgumentError(
+      absl::StrCat("redirect '", text, "': expected auto, on or off"));
+}
+
 absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
-                       bool redirect, const std::string& control_path) {
+                       proto::Redirect redirect,
+                       const std::string& control_path) {
   absl::Status root = CheckRoot();
   if (!root.ok()) return root;
   auto bytes = PrepareBackend(&attach);
@@ -280,8 +298,8 @@ absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
   auto client = ControlClient::Connect({.path = control_path});
   if (!client.ok()) return client.status();
   const uint64_t size_sectors = *bytes / kSectorBytes;
-  if (redirect && *transport == proto::TRANSPORT_UBLK) {
-    return absl::InvalidArgumentError("--redirect needs dm-user, not ublk");
+  if (redirect == proto::REDIRECT_ON && *transport == proto::TRANSPORT_UBLK) {
+    return NoRedirect();
   }
   return *transport == proto::TRANSPORT_UBLK
              ? MapOnUblk(&*client, attach, size_sectors)

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "proto/control.pb.h"
+#include "proto/usertab.pb.h"
 
 namespace dmu::tools {
 
@@ -26,14 +27,18 @@ absl::StatusOr<std::string> ParseOrphanTimeout(const std::string& text);
 // "auto", "dm-user", "ublk". kInvalidArgument.
 absl::StatusOr<proto::Transport> ParseTransport(const std::string& text);
 
+// "auto", "on", "off". kInvalidArgument.
+absl::StatusOr<proto::Redirect> ParseRedirect(const std::string& text);
+
 // attach: paths are made absolute; TRANSPORT_AUTO is dm-user where the kernel
 // has the target, else ublk where it has that driver. orphan_ms: of
-// ParseOrphanTimeout. redirect: have the kernel read from a snapshot's base
-// what is the same there, without the daemon; kInvalidArgument where it cannot.
+// ParseOrphanTimeout. redirect: REDIRECT_ON is kInvalidArgument where it cannot
+// be.
 // Codes as the loader, CheckBase, dm.h and the daemon say; kAlreadyExists when
 // there is a device of the name.
 absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
-                       bool redirect, const std::string& control_path);
+                       proto::Redirect redirect,
+                       const std::string& control_path);
 
 // Puts /dev/mapper/NAME on the base itself, whose merge is done, and has the
 // daemon let go of it; whoever reads the device notices nothing. Can be

@@ -363,8 +363,8 @@ TEST_F(RedirectRace, NoflushSuspendOfABioThatWasCut) {
   EXPECT_EQ(Truth(0, 64), buffer.Copy());
 }
 
-// Handed back by the target, a bio belongs to the core until the device resumes,
-// also if it is in an extent by now: the core looks at it once more.
+// Handed back by the target, a bio belongs to the core until the device
+// resumes, also if it is in an extent by now: the core looks at it once more.
 TEST_F(RedirectRace, NoflushSuspendKeepsWhatItHandsBack) {
   Open(ram_);
   constexpr int kReads = 64;

@@ -29,8 +29,7 @@ until_extents() {
 }
 
 start_daemon
-dmuserctl map m --cow /dev/vdb --base /dev/vda --redirect \
-  --orphan-timeout forever
+dmuserctl map m --cow /dev/vdb --base /dev/vda --orphan-timeout forever
 until_extents -gt 1
 same /dev/mapper/m /dev/vdc
 [ "$(redirected)" -gt 0 ] || fail "nothing was redirected: $(dmsetup status m)"
@@ -63,6 +62,17 @@ same /dev/mapper/m /dev/vdc
 echo "read without a daemon"
 
 start_daemon
+dmuserctl unmap m
+
+# Asked for where it cannot be, and not wanted where it can.
+truncate -s 1M /run/file
+if dmuserctl map f --file /run/file --redirect on 2>/run/error; then
+  fail "redirect without a snapshot"
+fi
+grep -q 'block device' /run/error || fail "$(cat /run/error)"
+dmuserctl map m --cow /dev/vdb --base /dev/vda --redirect off
+same /dev/mapper/m /dev/vdc
+[ "$(redirected)" -eq 0 ] || fail "redirected: $(dmsetup status m)"
 dmuserctl unmap m
 same /dev/vda /dev/vdc
 stop_daemon

@@ -34,8 +34,9 @@ ABSL_FLAG(bool, read_only, false, "map --file: refuse writes");
 ABSL_FLAG(std::string, orphan_timeout, "60",
           "map: seconds that requests wait while no daemon serves the device, "
           "or 'forever'; then they fail");
-ABSL_FLAG(bool, redirect, false,
-          "map --cow: the kernel reads from the base what is the same there");
+ABSL_FLAG(std::string, redirect, "auto",
+          "map --cow: whether the kernel reads from the base, without the "
+          "daemon, what is the same there: auto (where it can), on or off");
 ABSL_FLAG(std::string, transport, "auto",
           "how requests reach the daemon: dm-user (dm-user.ko), ublk (the "
           "kernel's own driver, Linux 6.5 or later, where requests wait for a "
@@ -151,8 +152,12 @@ absl::Status BringUp(const proto::UserDevice& device) {
   attach.set_transport(device.transport() != proto::TRANSPORT_AUTO
                            ? device.transport()
                            : *transport);
-  absl::Status status = MapDevice(attach, *orphan_ms, /*redirect=*/false,
-                                  absl::GetFlag(FLAGS_control));
+  absl::StatusOr<proto::Redirect> redirect =
+      ParseRedirect(absl::GetFlag(FLAGS_redirect));
+  if (!redirect.ok()) return redirect.status();
+  if (device.redirect() != proto::REDIRECT_AUTO) redirect = device.redirect();
+  absl::Status status =
+      MapDevice(attach, *orphan_ms, *redirect, absl::GetFlag(FLAGS_control));
   // There already, as after a second "up".
   if (absl::IsAlreadyExists(status)) status = absl::OkStatus();
   if (!status.ok() || !device.merge()) return status;
@@ -197,10 +202,12 @@ absl::Status Map(const Arguments& arguments) {
   auto transport = ParseTransport(absl::GetFlag(FLAGS_transport));
   if (!transport.ok()) return transport.status();
   attach.set_transport(*transport);
+  auto redirect = ParseRedirect(absl::GetFlag(FLAGS_redirect));
+  if (!redirect.ok()) return redirect.status();
   absl::Status status = FillBackend(&attach);
   if (status.ok()) {
-    status = MapDevice(attach, *orphan_ms, absl::GetFlag(FLAGS_redirect),
-                       absl::GetFlag(FLAGS_control));
+    status =
+        MapDevice(attach, *orphan_ms, *redirect, absl::GetFlag(FLAGS_control));
   }
   if (status.ok() && !absl::GetFlag(FLAGS_quiet)) {
     printf("/dev/mapper/%s\n", arguments[0].c_str());

@@ -119,7 +119,7 @@ constexpr Verb kVerbs[] = {
      "What is there already is left as it is. --table names another table; "
      "its\n"
      "format is in proto/usertab.proto.\n",
-     "table transport control quiet", Up},
+     "table transport redirect control quiet", Up},
     {"down", "[NAME...]", "remove the devices of the table, or those named", "",
      "table control quiet", Down},
     {"unmap", "NAME", "remove /dev/mapper/NAME", "", "control", Unmap},

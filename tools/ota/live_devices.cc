@@ -82,7 +82,7 @@ absl::Status LiveDevices::Map(const Snapshot& snapshot) {
   attach.set_name(snapshot.name);
   attach.mutable_snapshot()->set_cow_path(snapshot.cow);
   attach.mutable_snapshot()->set_base_path(snapshot.base);
-  return tools::MapDevice(attach, kOrphanTimeout, /*redirect=*/false,
+  return tools::MapDevice(attach, kOrphanTimeout, proto::REDIRECT_AUTO,
                           control_path_);
 }
 
