@@ -35,7 +35,6 @@ using Bytes = std::vector<uint8_t>;
 using Clock = std::chrono::steady_clock;
 
 constexpr uint8_t kPoison = 0xdb;
-constexpr auto kStormTime = std::chrono::seconds(4);
 
 class RedirectRace : public testing::Test {
  protected:
@@ -217,7 +216,7 @@ TEST_F(RedirectRace, StormOfReads) {
         close(fd);
       });
     }
-    const auto end = Clock::now() + kStormTime;
+    const auto end = Clock::now() + std::chrono::seconds(g_storm_seconds);
     uint64_t rounds = 0;
     for (; (Clock::now() < end || rounds < 8) && bad == 0; ++rounds) {
       const uint64_t first = rounds * 40 % 960;
@@ -277,7 +276,7 @@ TEST_F(RedirectRace, StormOfEverything) {
       close(fd);
     });
   }
-  const auto end = Clock::now() + kStormTime;
+  const auto end = Clock::now() + std::chrono::seconds(g_storm_seconds);
   int rounds = 0;
   // As many rounds as meet every kind of them, however slow the machine is.
   for (; (Clock::now() < end || rounds < 24) && bad == 0; ++rounds) {

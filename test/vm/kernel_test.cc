@@ -5,11 +5,13 @@
 //
 // Runs as root in a virtual machine made for it. `--module=FILE` names the
 // dm-user.ko to load; it is loaded before the first test and unloaded after
-// the last, and both must work. The other cases are in kernel_*_test.cc.
+// the last, and both must work. `--storm=SECONDS` is how long each of the
+// storms lasts. The other cases are in kernel_*_test.cc.
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,6 +21,7 @@
 
 #include "test/vm/channel.h"
 #include "test/vm/dm.h"
+#include "test/vm/redirect.h"
 
 namespace dmu {
 namespace {
@@ -69,10 +72,12 @@ TEST(Module, UnloadIsRefusedWhileAChannelIsOpen) {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  constexpr char kFlag[] = "--module=";
+  constexpr char kFlag[] = "--module=", kStorm[] = "--storm=";
   for (int i = 1; i < argc; ++i) {
     if (strncmp(argv[i], kFlag, strlen(kFlag)) == 0) {
       dmu::g_module_path = argv[i] + strlen(kFlag);
+    } else if (strncmp(argv[i], kStorm, strlen(kStorm)) == 0) {
+      dmu::g_storm_seconds = atoi(argv[i] + strlen(kStorm));
     }
   }
   if (dmu::g_module_path.empty()) {

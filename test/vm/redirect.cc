@@ -14,6 +14,8 @@
 
 namespace dmu {
 
+int g_storm_seconds = 4;
+
 std::string RamDisk(int index) {
   static const bool loaded =
       system(("modprobe brd max_part=0 rd_nr=" + std::to_string(kRamDisks) +

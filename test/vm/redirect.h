@@ -53,6 +53,9 @@ std::string RedirectWords(uint32_t max_extents,
                           const std::vector<std::string>& devices,
                           const std::string& more = "");
 
+// How long a storm lasts: 4, or what --storm=SECONDS says.
+extern int g_storm_seconds;
+
 }  // namespace dmu
 
 #endif  // TEST_VM_REDIRECT_H_
