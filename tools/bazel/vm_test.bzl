@@ -22,6 +22,7 @@ def vm_test(
         smp = 1,
         module = "load",
         with_fio = False,
+        boot = False,
         timeout = "moderate",
         tags = []):
     """A guest script under a Debian kernel with dm-user.ko.
@@ -42,10 +43,13 @@ def vm_test(
       smp: number of virtual CPUs.
       module: "load" dm-user.ko, have it "present" in /vm, or "none".
       with_fio: whether the script needs fio.
+      boot: whether a whole Debian boots and systemd runs the script; dm-user.ko
+        is in /vm then.
       timeout: Bazel's limit; the machine's own is a little shorter.
       tags: more tags than those every such test has.
     """
-    flags = ["--kernel", kernel, "--smp", str(smp)]
+    flags = ["--boot"] if boot else []
+    flags += ["--kernel", kernel, "--smp", str(smp)]
     if mem:
         flags += ["--mem", str(mem)]
     flags += ["--timeout", str(_LIMITS[timeout])]

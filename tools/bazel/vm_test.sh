@@ -5,7 +5,7 @@
 # shared folder from which a report of GoogleTest is taken over.
 set -euo pipefail
 
-disk_number=0
+disk_number=0 mode=run
 flags=()
 # new_disk: sets `disk` to the path of the next disk.
 new_disk() {
@@ -30,6 +30,7 @@ while (($#)); do
       cp -L --sparse=always --no-preserve=mode "$2" "$disk"
       shift
       ;;
+    --boot) mode=boot ;;
     --*)
       flags+=("$1")
       case $1 in
@@ -46,7 +47,7 @@ while (($#)); do
 done
 
 status=0
-tools/vm run --share "$share" "${flags[@]}" "$@" || status=$?
+tools/vm "$mode" --share "$share" "${flags[@]}" "$@" || status=$?
 if [[ -s $share/test.xml && -n ${XML_OUTPUT_FILE:-} ]]; then
   cp "$share/test.xml" "$XML_OUTPUT_FILE"
 fi

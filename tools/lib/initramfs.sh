@@ -95,9 +95,11 @@ module_closure() {
   done | sed -nE 's/^insmod ([^ ]+).*$/\1/p' | LC_ALL=C sort -u
 }
 
-# put_modules SERIES ROOT: the base modules, decompressed, with their index.
+# put_modules SERIES ROOT [MODULE...]: the base modules and those, decompressed,
+# with their index.
 put_modules() {
   local series=$1 root=$2 release source tree path to
+  shift 2
   release=$(kernel_release "$series")
   source=$(kernel_modules "$series")
   # The packages come without an index: make one beside, from links.
@@ -115,7 +117,7 @@ put_modules() {
       *.zst) zstd -qdc "$path" >"${to%.zst}" ;;
       *) cp -L "$path" "$to" ;;
     esac
-  done < <(module_closure "$tree" "$release" "${BASE_MODULES[@]}")
+  done < <(module_closure "$tree" "$release" "${BASE_MODULES[@]}" "$@")
   cp "$source"/modules.{order,builtin,builtin.modinfo} \
     "$root/usr/lib/modules/$release"
   rm -r "$tree"

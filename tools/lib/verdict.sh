@@ -50,6 +50,14 @@ print_excerpt() {
 # Taint flags that mean trouble: bad page, died, warned, soft lockup.
 taint_is_bad() { (($1 & (1 << 5 | 1 << 7 | 1 << 9 | 1 << 14))); }
 
+# wants_reboot QEMU_STATUS LOG: whether the machine ended because its system
+# wanted to boot again, by itself or by sysrq; not after a panic.
+wants_reboot() {
+  [[ $1 -eq 0 ]] &&
+    grep -a -qE 'reboot: Restarting system|sysrq: Resetting' "$2" &&
+    ! grep -a -q 'Kernel panic' "$2"
+}
+
 # judge QEMU_STATUS LOG LIMIT_SECONDS [killable]: prints what is wrong, returns
 # the runner's status. killable: that QEMU was killed is nothing wrong.
 judge() {
