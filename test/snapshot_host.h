@@ -126,8 +126,18 @@ class SnapshotHost {
                        read.buffer.size()) == 0;
   }
 
+  // A sector of the base as a power cut would leave it that loses all it can.
+  const uint8_t* DurableSector(uint32_t sector) const {
+    const auto written = base_.durable().find(sector);
+    return written != base_.durable().end()
+               ? store_.Get(written->second)
+               : scenario_.base.data() + size_t{sector} * kSectorBytes;
+  }
+
   SimLoop& loop() { return loop_; }
-  Backend& backend() { return *backend_; }
+  SnapshotBackend& backend() {
+    return static_cast<SnapshotBackend&>(*backend_);
+  }
   MergeControl& merge() { return *backend_->merge(); }
   SimDisk& base() { return base_; }
   SimDisk& cow() { return cow_; }

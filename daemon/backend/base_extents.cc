@@ -13,9 +13,6 @@ namespace {
 
 constexpr uint64_t kBlockSectors = kBlockBytes / kSectorBytes;
 
-// Extents told to the kernel in one turn of the loop, or in one call.
-constexpr size_t kExtentsPerTurn = 256;
-
 }  // namespace
 
 BaseExtents::BaseExtents(const Parts& parts)
@@ -73,7 +70,7 @@ void BaseExtents::Sweep() {
   size_t count = 0;
   // The bound on the looks is for a file with an op for each block.
   for (size_t looks = 0;
-       count < kExtentsPerTurn && looks < 16 * kExtentsPerTurn &&
+       count < extents_per_turn_ && looks < size_t{16} * extents_per_turn_ &&
        swept_blocks_ * kBlockSectors < end_sector_;
        ++looks) {
     const uint64_t first_block = swept_blocks_;

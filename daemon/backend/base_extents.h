@@ -46,6 +46,11 @@ class BaseExtents {
   BaseExtents(const BaseExtents&) = delete;
   BaseExtents& operator=(const BaseExtents&) = delete;
 
+  // Extents told to the kernel in one call, and in one turn of the loop.
+  static constexpr uint32_t kExtentsPerTurn = 256;
+  // From 1 to that; a sweep that takes long shows more of what may go wrong.
+  void set_extents_per_turn(uint32_t extents) { extents_per_turn_ = extents; }
+
   // Called at most once, for a device of so many bytes. redirect: empty, lives
   // until Stop or longer. Does nothing for a file in which two ops give a
   // block.
@@ -79,6 +84,7 @@ class BaseExtents {
   Task sweep_;
   Redirect* redirect_ = nullptr;  // while there is something to tell it
   Task* stopped_ = nullptr;
+  uint32_t extents_per_turn_ = kExtentsPerTurn;
   // Where the device ends, or the base, if that is earlier.
   uint64_t end_sector_ = 0;
   // The sweep has told of all blocks before this one.

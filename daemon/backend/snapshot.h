@@ -53,6 +53,10 @@ class SnapshotBackend : public Backend {
   void Drain(Task* done) override;
   // The kernel reads what no op changes, and in the end everything.
   void OfferRedirect(Redirect* redirect) override;
+  // As of BaseExtents.
+  void set_extents_per_turn(uint32_t extents) {
+    extents_.set_extents_per_turn(extents);
+  }
   MergeControl* merge() override { return &runner_; }
   CacheCounters cache_counters() const override {
     return {units_->hits() + pages_->hits(),
