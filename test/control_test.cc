@@ -671,7 +671,7 @@ TEST_F(ControlTest, MergedBaseIsShared) {
 }
 
 TEST_F(ControlTest, BadRecordsAreLeftAlone) {
-  for (const char* name : {"/state/junk", "/state/half.new"}) {
+  for (const char* name : {"/state/junk", "/state/.half.new"}) {
     UniqueFd fd(open((directory_ + name).c_str(), O_CREAT | O_WRONLY, 0600));
     ASSERT_EQ(write(fd.get(), "\xff\xff\xff", 3), 3);
   }
@@ -685,7 +685,7 @@ TEST_F(ControlTest, BadRecordsAreLeftAlone) {
   ASSERT_TRUE(status.has_value());
   EXPECT_EQ(status->devices_size(), 0);
   EXPECT_EQ(access((directory_ + "/state/junk").c_str(), F_OK), 0);
-  EXPECT_NE(access((directory_ + "/state/half.new").c_str(), F_OK), 0);
+  EXPECT_NE(access((directory_ + "/state/.half.new").c_str(), F_OK), 0);
 }
 
 TEST_F(ControlTest, HostileClientsLoseTheirSessionAndNothingElse) {
