@@ -21,7 +21,7 @@ readonly SESSIONS=64 RESERVED=16 LOOKERS=4242 NOBODY=65534
 read_p99() {
   fio --name="$2" --filename=/dev/mapper/d --direct=1 --ioengine=libaio \
     --iodepth=4 --rw=randrw --bsrange=512-64k --bs_unaligned=0 --size=24M \
-    --io_size=100G --runtime="$1" --fsync=64 --verify=md5 --verify_fatal=1 \
+    --io_size=100G --runtime="$1" --rate_iops=200,200 --fsync=64 --verify=md5 --verify_fatal=1 \
     --verify_backlog=64 --eta=never --output=/run/fio.out ||
     fail "fio: $(cat /run/fio.out)"
   grep -q 'err= 0' /run/fio.out || fail "fio: $(cat /run/fio.out)"
