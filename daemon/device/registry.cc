@@ -317,9 +317,10 @@ void Registry::OnStarted(Entry* entry, const absl::Status& status) {
 void Registry::Detach(const std::string& name, Done done) {
   Entry* entry = Find(name);
   if (entry == nullptr) {
-    for (const proto::DeviceRecord& record : store_->LoadAll()) {
-      if (record.attach().name() != name) continue;
-      DetachUnserved(record, std::move(done));
+    const auto record =
+        CheckName(name).ok() ? store_->Load(name) : std::nullopt;
+    if (record.has_value()) {
+      DetachUnserved(*record, std::move(done));
       return;
     }
     done(NotServed(name));
