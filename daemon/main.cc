@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -438,6 +439,7 @@ class Daemon {
   UniqueFd signal_fd_;
   Watch signal_watch_;
   AnonymousPeak anonymous_peak_;
+  SparingFigures figures_;
   bool knows_pressure_ = false;
   bool stopping_ = false;
 };
@@ -586,7 +588,7 @@ void Daemon::OpenSnapshot(const std::string& name,
 void Daemon::FillStatus(proto::DaemonStatus* status) {
   status->set_version(kVersion);
   status->set_pid(static_cast<uint32_t>(getpid()));
-  const ProcessFigures figures = ProcessFigures::Read();
+  const ProcessFigures& figures = figures_.Get(loop_->NowUs());
   anonymous_peak_.Look(figures.anonymous_bytes);
   status->set_anonymous_bytes(figures.anonymous_bytes);
   status->set_private_bytes(figures.private_bytes);
@@ -705,6 +707,14 @@ int Daemon::Run() {
     Log(LogLevel::kWarning,
         "cannot become an I/O flusher (%s): do not swap to these devices",
         strerror(errno));
+  }
+  // Any number of devices, with a few files each; what is left is an error of
+  // one attach, or of one client.
+  rlimit files = {};
+  if (getrlimit(RLIMIT_NOFILE, &files) == 0 &&
+      files.rlim_cur < files.rlim_max) {
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
   }
   loop_ = EpollLoop::Create();
   pool_ = BufferPool::Create(

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -485,7 +486,8 @@ TEST_F(ControlTest, AGreedyClientIsReadSlowly) {
     if (answers == 0) {
       EXPECT_EQ(modest.CodeOf(Status("")), 0);
     }
-    daemon_->loop->Turn(/*wait=*/true);
+    // While the socket was full the daemon may have nothing more to do.
+    daemon_->loop->Turn(/*wait=*/sent == kMessages);
     while (greedy.TryReceive()) ++answers;
   }
   const uint64_t us = daemon_->loop->NowUs() - begin_us;
@@ -671,7 +673,7 @@ TEST_F(ControlTest, MergedBaseIsShared) {
 }
 
 TEST_F(ControlTest, BadRecordsAreLeftAlone) {
-  for (const char* name : {"/state/junk", "/state/half.new"}) {
+  for (const char* name : {"/state/junk", "/state/.half.new"}) {
     UniqueFd fd(open((directory_ + name).c_str(), O_CREAT | O_WRONLY, 0600));
     ASSERT_EQ(write(fd.get(), "\xff\xff\xff", 3), 3);
   }
@@ -685,7 +687,7 @@ TEST_F(ControlTest, BadRecordsAreLeftAlone) {
   ASSERT_TRUE(status.has_value());
   EXPECT_EQ(status->devices_size(), 0);
   EXPECT_EQ(access((directory_ + "/state/junk").c_str(), F_OK), 0);
-  EXPECT_NE(access((directory_ + "/state/half.new").c_str(), F_OK), 0);
+  EXPECT_NE(access((directory_ + "/state/.half.new").c_str(), F_OK), 0);
 }
 
 TEST_F(ControlTest, HostileClientsLoseTheirSessionAndNothingElse) {
@@ -743,6 +745,52 @@ TEST_F(ControlTest, MoreClientsThanSessions) {
   for (int i = 0; i < 5; ++i) daemon_->loop->Turn(/*wait=*/false);
   Client late = Connect();
   EXPECT_EQ(late.CodeOf(Status("")), 0);
+}
+
+// Whoever watches and watches is told to stop; others are not.
+TEST_F(ControlTest, WatchesAreBounded) {
+  Client client = Connect();
+  Client greedy = Connect();
+  ASSERT_EQ(client.CodeOf(Attach("a")), 0);
+  size_t watches = 0;
+  int code = 0;
+  const uint64_t begin_us = daemon_->loop->NowUs();
+  while (watches < 2 * Service::kWatchesPerSessionMax) {
+    code = greedy.CodeOf(Watch("a"));
+    if (code == -1) continue;  // read slowly
+    if (code != 0) break;
+    ++watches;
+  }
+  EXPECT_EQ(code, Code(absl::StatusCode::kResourceExhausted));
+  EXPECT_EQ(watches, Service::kWatchesPerSessionMax);
+  EXPECT_LT(daemon_->loop->NowUs() - begin_us, 60'000'000u);
+  EXPECT_EQ(client.CodeOf(Watch("a")), 0);
+}
+
+// No file is left for a client: it waits, the loop sleeps, and it is served
+// when there are files again.
+TEST_F(ControlTest, NoFilesLeftForAClient) {
+  Client before = Connect();
+  ASSERT_EQ(before.CodeOf(Status("")), 0);
+  Client late = Connect();  // in the socket's queue
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit none = {.rlim_cur = 3, .rlim_max = limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const uint64_t begin_us = daemon_->loop->NowUs();
+  daemon_->loop->Turn(/*wait=*/false);
+  EXPECT_FALSE(late.TryReceive());
+  // The next turn is that of the timer.
+  const uint64_t turns = daemon_->loop->turns();
+  daemon_->loop->Turn(/*wait=*/true);
+  EXPECT_GE(daemon_->loop->NowUs() - begin_us, 100'000u);
+  EXPECT_LE(daemon_->loop->turns() - turns, 2u);
+  EXPECT_EQ(before.CodeOf(Status("")), 0) << "others are answered meanwhile";
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  late.Send(Status(""));
+  std::optional<proto::Response> answer;
+  while (!answer.has_value() && !late.ended()) answer = late.Receive();
+  EXPECT_TRUE(answer.has_value());
 }
 
 TEST_F(ControlTest, OneDaemonPerSocket) {

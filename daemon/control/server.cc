@@ -33,17 +33,30 @@ struct Server::Session {
   uint64_t allowed_us = kAllowedMaxUs;
   uint64_t allowed_at_us = 0;
   bool rests = false;
+  bool queued = false;  // a message is there, and not read on until it is taken
   bool held = false;
   Timer resume;
 
   static constexpr uint64_t kFrameUs = 1'000'000 / kFramesPerSecond;
   static constexpr uint64_t kAllowedMaxUs = 1'000'000;
+  static constexpr uint64_t kRestUs = 4 * kFrameUs;
 };
 
 namespace {
 
 // More than every device's status, twice: who does not read that is gone.
 constexpr size_t kOutputBytesMax = 2 * kResponseFrameBytesMax;
+
+// When the kernel has no file to give for a client.
+constexpr uint64_t kAcceptAgainUs = 100'000;
+
+// Writes a warning, with how many were left out before it.
+void Warn(LogLimiter* limiter, const char* what) {
+  uint64_t dropped = 0;
+  if (!limiter->Allow(&dropped)) return;
+  Log(LogLevel::kWarning, "control: %s (%llu such lines left out)", what,
+      static_cast<unsigned long long>(dropped));
+}
 
 absl::Status Failed(const char* what, const std::string& path) {
   return absl::InternalError(
@@ -169,6 +182,7 @@ Server::Server(UniqueFd fd, std::string path, bool owns_name,
 Server::~Server() {
   // The name first: who waits for the end of a session may take it then.
   loop_->Unwatch(&watch_);
+  loop_->Disarm(&accept_again_);
   if (owns_name_) unlink(path_.c_str());
   fd_.reset();
   while (!sessions_.empty()) End(sessions_.back().get());
@@ -181,21 +195,25 @@ void Server::OnAccept(void* context, uint32_t) {
 void Server::Accept() {
   UniqueFd fd(
       accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!fd.valid()) return;
-  if (sessions_.size() >= kSessionsMax) {
-    Log(LogLevel::kWarning, "control: more than %zu clients; one refused",
-        kSessionsMax);
+  if (!fd.valid()) {
+    if (errno != EMFILE && errno != ENFILE && errno != ENOBUFS &&
+        errno != ENOMEM) {
+      return;
+    }
+    // It waits in the kernel, which would tell so in every turn.
+    Warn(&too_many_, "no room for one more open file: a client waits");
+    loop_->ChangeWatch(&watch_, 0);
+    loop_->Arm(&accept_again_, kAcceptAgainUs);
     return;
   }
   const Role role = PeerRole(fd.get(), groups_);
   if (role == Role::kNone) {
-    uint64_t dropped = 0;
-    if (refusals_.Allow(&dropped)) {
-      Log(LogLevel::kWarning,
-          "control: a client that is neither root nor in one of the groups "
-          "refused (%llu such lines left out)",
-          static_cast<unsigned long long>(dropped));
-    }
+    Warn(&refusals_,
+         "a client that is neither root nor in one of the groups refused");
+    return;
+  }
+  if (!HasRoomFor(role)) {
+    Warn(&too_many_, "too many clients; one refused");
     return;
   }
   auto session = std::make_unique<Session>();
@@ -214,6 +232,20 @@ void Server::Accept() {
   sessions_.push_back(std::move(session));
 }
 
+void Server::OnAcceptAgain(void* context) {
+  auto* self = static_cast<Server*>(context);
+  self->loop_->ChangeWatch(&self->watch_, EPOLLIN);
+}
+
+bool Server::HasRoomFor(Role role) const {
+  if (role == Role::kServe) return sessions_.size() < kSessionsMax;
+  const auto lesser = static_cast<size_t>(
+      std::count_if(sessions_.begin(), sessions_.end(),
+                    [](const auto& at) { return at->role != Role::kServe; }));
+  return sessions_.size() < kSessionsMax &&
+         lesser < kSessionsMax - kSessionsReserved;
+}
+
 void Server::OnSession(void* context, uint32_t events) {
   auto* session = static_cast<Session*>(context);
   Server* self = session->server;
@@ -225,6 +257,7 @@ void Server::OnSession(void* context, uint32_t events) {
       if (self->Find(id) == nullptr) return;
     }
   }
+  if (session->queued) return;
   if ((events & (EPOLLHUP | EPOLLERR)) != 0 &&
       (session->held ||
        (self->framing_ == Framing::kPacket && session->input_bytes > 0))) {
@@ -251,44 +284,63 @@ bool Server::ReadFrames(Session* session) {
     return false;
   }
   session->input_bytes += static_cast<uint32_t>(got);
-  return TakeFrames(session);
+  return Look(session);
 }
 
-// As many of the messages that are there as it may send now.
-bool Server::TakeFrames(Session* session) {
-  const uint64_t id = session->id;
-  const uint64_t now_us = loop_->NowUs();
-  session->allowed_us =
-      std::min(session->allowed_us + (now_us - session->allowed_at_us),
-               Session::kAllowedMaxUs);
-  session->allowed_at_us = now_us;
-  session->rests = false;
-  uint32_t taken = 0;
-  while (!session->held) {
-    const uint8_t* bytes = nullptr;
-    uint32_t length = 0;
-    uint32_t frame_bytes = 0;
-    if (!NextFrame(session, &bytes, &length, &frame_bytes)) return false;
-    if (frame_bytes == 0) break;
-    if (taken == kFramesPerTurn || session->allowed_us < Session::kFrameUs) {
+bool Server::Look(Session* session) {
+  if (session->held || session->rests || session->queued) return true;
+  const uint8_t* bytes = nullptr;
+  uint32_t length = 0;
+  uint32_t frame_bytes = 0;
+  if (!NextFrame(session, &bytes, &length, &frame_bytes)) return false;
+  if (frame_bytes != 0) {
+    const uint64_t now_us = loop_->NowUs();
+    session->allowed_us =
+        std::min(session->allowed_us + (now_us - session->allowed_at_us),
+                 Session::kAllowedMaxUs);
+    session->allowed_at_us = now_us;
+    if (session->allowed_us < Session::kFrameUs) {
       session->rests = true;
-      break;
+      loop_->Arm(&session->resume, Session::kRestUs);
+    } else {
+      session->queued = true;
+      queue_.push_back(session);
+      loop_->Post(&serve_);
     }
-    ++taken;
-    session->allowed_us -= Session::kFrameUs;
-    handler_->OnFrame(id, session->role, bytes, length);
-    // The answer may have ended the session: a client that does not read.
-    if (Find(id) == nullptr) return false;
-    session->input_bytes -= frame_bytes;
-    memmove(session->input, session->input + frame_bytes, session->input_bytes);
-  }
-  if (session->rests) {
-    loop_->Arm(&session->resume, session->allowed_us < Session::kFrameUs
-                                     ? Session::kFrameUs * kFramesPerTurn
-                                     : 0);
   }
   UpdateWatch(session);
   return true;
+}
+
+void Server::OnServe(void* context) {
+  auto* self = static_cast<Server*>(context);
+  const uint64_t begin_us = self->loop_->NowUs();
+  while (!self->queue_.empty()) {
+    Session* session = self->queue_.front();
+    self->queue_.erase(self->queue_.begin());
+    self->TakeFrame(session);
+    if (self->loop_->NowUs() - begin_us >= kTurnUs) break;
+  }
+  if (!self->queue_.empty()) self->loop_->Post(&self->serve_);
+}
+
+void Server::TakeFrame(Session* session) {
+  session->queued = false;
+  const uint8_t* bytes = nullptr;
+  uint32_t length = 0;
+  uint32_t frame_bytes = 0;
+  if (session->held || !NextFrame(session, &bytes, &length, &frame_bytes) ||
+      frame_bytes == 0) {
+    return;
+  }
+  const uint64_t id = session->id;
+  session->allowed_us -= Session::kFrameUs;
+  handler_->OnFrame(id, session->role, bytes, length);
+  // The answer may have ended the session: a client that does not read.
+  if (Find(id) == nullptr) return;
+  session->input_bytes -= frame_bytes;
+  memmove(session->input, session->input + frame_bytes, session->input_bytes);
+  Look(session);
 }
 
 bool Server::NextFrame(Session* session, const uint8_t** bytes, uint32_t* count,
@@ -321,7 +373,8 @@ bool Server::NextFrame(Session* session, const uint8_t** bytes, uint32_t* count,
 
 void Server::OnResume(void* context) {
   auto* session = static_cast<Session*>(context);
-  session->server->TakeFrames(session);
+  session->rests = false;
+  session->server->Look(session);
 }
 
 void Server::UpdateWatch(Session* session) {
@@ -345,8 +398,7 @@ void Server::Send(uint64_t id, const std::string& message) {
   if (session == nullptr) return;
   if (session->output.size() - session->output_done + message.size() >
       kOutputBytesMax) {
-    Log(LogLevel::kWarning,
-        "control: a client does not read its answers; its session ends");
+    Warn(&deaf_, "a client does not read its answers; its session ends");
     End(session);
     return;
   }
@@ -369,12 +421,8 @@ void Server::Release(uint64_t id) {
   Session* session = Find(id);
   if (session == nullptr || !session->held) return;
   session->held = false;
-  // What is in the input already, in a turn of its own.
-  if (session->input_bytes > 0 && !session->rests) {
-    session->rests = true;
-    loop_->Arm(&session->resume, 0);
-  }
-  UpdateWatch(session);
+  // What is in the input already is taken in a turn of its own.
+  Look(session);
 }
 
 void Server::Close(uint64_t id) {
@@ -413,6 +461,8 @@ void Server::End(Session* session) {
   const uint64_t id = session->id;
   loop_->Disarm(&session->resume);
   loop_->Unwatch(&session->watch);
+  std::erase(queue_, session);
+  if (queue_.empty()) loop_->Cancel(&serve_);
   std::erase_if(sessions_,
                 [session](const auto& at) { return at.get() == session; });
   handler_->OnEnd(id);

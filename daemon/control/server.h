@@ -46,10 +46,13 @@ class SessionHandler {
 class Server {
  public:
   static constexpr size_t kSessionsMax = 64;
-  // Messages of a session in a turn of the loop, so that requests of devices
-  // come in between; and in a second, on the average.
-  static constexpr uint32_t kFramesPerTurn = 4;
+  // Of these, for who may do everything: the others cannot shut them out.
+  static constexpr size_t kSessionsReserved = 16;
+  // Messages of a session in a second, on the average.
   static constexpr uint64_t kFramesPerSecond = 400;
+  // What all sessions together may take of a turn of the loop, or one message,
+  // so that requests of devices come in between.
+  static constexpr uint64_t kTurnUs = 300;
 
   // Binds `path`, taking the place of a socket nobody listens on; its directory
   // is made, 0755. The socket has mode 0600, with groups 0666: then the kernel
@@ -93,14 +96,20 @@ class Server {
       Framing framing);
 
   static void OnAccept(void* context, uint32_t events);
+  static void OnAcceptAgain(void* context);
   static void OnSession(void* context, uint32_t events);
   static void OnResume(void* context);
+  static void OnServe(void* context);
 
   void Accept();
+  bool HasRoomFor(Role role) const;
   Session* Find(uint64_t id) const;
   // False when the session has ended.
   bool ReadFrames(Session* session);
-  bool TakeFrames(Session* session);
+  // Has the session wait for its turn when a message is there that may be
+  // taken.
+  bool Look(Session* session);
+  void TakeFrame(Session* session);
   // The next message in the session's input, if all of it is there, and how
   // many bytes of the input it takes. False when the session has ended.
   bool NextFrame(Session* session, const uint8_t** bytes, uint32_t* count,
@@ -118,9 +127,15 @@ class Server {
   Loop* const loop_;
   const Framing framing_;
   Watch watch_;
+  Timer accept_again_{OnAcceptAgain, this};
   LogLimiter refusals_{10};
+  LogLimiter too_many_{10};
+  LogLimiter deaf_{10};
   LogLimiter oversized_{10};
   std::vector<std::unique_ptr<Session>> sessions_;
+  // One message of each, in turn.
+  std::vector<Session*> queue_;
+  Task serve_{OnServe, this};
   uint64_t next_id_ = 1;
 };
 

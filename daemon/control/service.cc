@@ -152,6 +152,16 @@ void Service::AnswerThrottle(uint64_t session, uint64_t id,
 
 void Service::BeginWatch(uint64_t session, uint64_t id,
                          const proto::Watch& what) {
+  const auto watches = std::count_if(
+      watchers_.begin(), watchers_.end(),
+      [session](const Watcher& at) { return at.session == session; });
+  if (static_cast<size_t>(watches) >= kWatchesPerSessionMax) {
+    Answer(session, id,
+           absl::ResourceExhaustedError(absl::StrCat(
+               "a client may watch ", kWatchesPerSessionMax,
+               " devices; end some of its watches by ending the session")));
+    return;
+  }
   const Watcher watcher{.session = session,
                         .id = id,
                         .name = what.name(),

@@ -21,6 +21,9 @@ namespace dmu {
 
 class Service : public SessionHandler {
  public:
+  // Devices that a session may watch.
+  static constexpr size_t kWatchesPerSessionMax = 256;
+
   // What the daemon as a whole does.
   struct Daemon {
     // Adds its own figures to a status answer.

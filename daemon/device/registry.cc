@@ -21,6 +21,9 @@ struct Registry::Entry {
   uint64_t serial = 0;
   bool keeps_undo_log = false;
   bool keep_record = false;
+  // The record in the store is this one's; before it, there was that.
+  bool recorded = false;
+  StateStore::Bytes record_before;
   // What the attach is answered with when the device goes before it served.
   absl::Status attach_result =
       absl::CancelledError("detached while it was attached");
@@ -38,6 +41,12 @@ struct Registry::Entry {
   Task failed;  // requests did
 
   const std::string& name() const { return record.attach().name(); }
+  // Somebody waits to hear that it is served, who would be told that it is not:
+  // then everything is to be as it was.
+  bool is_on_trial() const {
+    return purpose != Purpose::kRecover &&
+           state != proto::DeviceStatus::SERVING && attach_done != nullptr;
+  }
   Backend* backend() const {
     return device != nullptr ? device->backend() : unserved.get();
   }
@@ -152,12 +161,24 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
                      "name")));
     return;
   }
+  if (purpose != Purpose::kRecover) {
+    const auto unserved = store_->Load(attach.name());
+    if (unserved.has_value() && unserved->ublk_mark() != 0) {
+      // Nothing else knows of the device in the kernel.
+      done(absl::AlreadyExistsError(absl::StrCat(
+          attach.name(),
+          ": a device of that name was not recovered and waits in the kernel; "
+          "restart the daemon to serve it, or unmap it first")));
+      return;
+    }
+  }
   entries_.push_back(std::make_unique<Entry>());
   Entry* entry = entries_.back().get();
   entry->registry = this;
   entry->serial = next_serial_++;
   entry->record = record;
   entry->purpose = purpose;
+  entry->recorded = purpose == Purpose::kRecover;
   entry->attach_done = std::move(done);
   entry->closed.run = OnClosed;
   entry->closed_later.run = OnClosedLater;
@@ -244,8 +265,20 @@ absl::Status Registry::BringUp(Entry* entry) {
                               entry->purpose == Purpose::kRecover);
   if (!channel.ok()) return channel.status();
   // The record first: once the device answers, a restart must know of it.
-  absl::Status saved = store_->Save(entry->record);
-  if (!saved.ok()) return saved;
+  if (!entry->recorded) {
+    entry->record_before = store_->Read(entry->name());
+    entry->recorded = true;
+    absl::Status saved = store_->Save(entry->record);
+    if (!saved.ok()) {
+      // It may be there all the same, renamed and not synced.
+      absl::Status back = ForgetRecord(entry);
+      if (!back.ok()) {
+        LogWith(LogLevel::kError, {.device = entry->name().c_str()}, "%s",
+                std::string(back.message()).c_str());
+      }
+      return saved;
+    }
+  }
   entry->state = proto::DeviceStatus::ATTACHING;
   entry->device = std::make_unique<Device>(entry->name(), std::move(*channel),
                                            std::move(entry->unserved), loop_,
@@ -265,6 +298,7 @@ void Registry::OnStarted(Entry* entry, const absl::Status& status) {
     return;
   }
   entry->state = proto::DeviceStatus::SERVING;
+  entry->record_before.reset();
   MergeControl* merge = entry->merge();
   if (merge != nullptr) merge->SetListener(&entry->merge_changed);
   if (merge != nullptr && entry->record.merge_wanted()) {
@@ -283,9 +317,10 @@ void Registry::OnStarted(Entry* entry, const absl::Status& status) {
 void Registry::Detach(const std::string& name, Done done) {
   Entry* entry = Find(name);
   if (entry == nullptr) {
-    for (const proto::DeviceRecord& record : store_->LoadAll()) {
-      if (record.attach().name() != name) continue;
-      DetachUnserved(record, std::move(done));
+    const auto record =
+        CheckName(name).ok() ? store_->Load(name) : std::nullopt;
+    if (record.has_value()) {
+      DetachUnserved(*record, std::move(done));
       return;
     }
     done(NotServed(name));
@@ -348,13 +383,12 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   const std::string name = entry->name();
   const bool opened = entry->device != nullptr;
   const bool served = opened && entry->attach_done == nullptr;
-  absl::Status removed;
   // What could not be recovered now may be recoverable the next time, unless
   // there is no dm device any more that waits for it.
   const bool keep =
       entry->keep_record || (!opened && entry->purpose == Purpose::kRecover &&
                              !absl::IsUnavailable(attach_result));
-  if (!keep) removed = store_->Remove(name);
+  const absl::Status removed = keep ? absl::OkStatus() : ForgetRecord(entry);
   if (!removed.ok()) {
     LogWith(LogLevel::kError, {.device = name.c_str()}, "%s",
             std::string(removed.message()).c_str());
@@ -378,6 +412,15 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   for (Done& done : detach_done) done(removed);
   Tell(name);
   if (entries_.empty() && all_stopped_) std::exchange(all_stopped_, nullptr)();
+}
+
+// What the entry did not write it does not touch: there may be the record of an
+// earlier daemon's device that was not recovered.
+absl::Status Registry::ForgetRecord(Entry* entry) {
+  if (!std::exchange(entry->recorded, false)) return absl::OkStatus();
+  const StateStore::Bytes before =
+      std::exchange(entry->record_before, std::nullopt);
+  return store_->PutBack(entry->name(), before);
 }
 
 void Registry::ShareBase(const std::string& name, Done done) {
@@ -655,7 +698,9 @@ void Registry::StopAll(std::function<void()> done) {
   all_stopped_ = std::move(done);
   std::vector<Entry*> all;
   for (const auto& entry : entries_) all.push_back(entry.get());
-  for (Entry* entry : all) StopEntry(entry, /*keep_record=*/true);
+  for (Entry* entry : all) {
+    StopEntry(entry, /*keep_record=*/!entry->is_on_trial());
+  }
 }
 
 }  // namespace dmu

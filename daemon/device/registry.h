@@ -49,7 +49,8 @@ class Registry {
   Registry(Factories factories, StateStore* store, Loop* loop);
   ~Registry();
 
-  // kAlreadyExists, kInvalidArgument, or what the factories say.
+  // kAlreadyExists, kInvalidArgument, or what the factories say. One that fails
+  // changes nothing on disk, not the record of a former daemon's device either.
   void Attach(const proto::Attach& attach, Done done);
 
   // Attach in two steps, for who makes the dm device in between, as large as
@@ -113,6 +114,7 @@ class Registry {
   // With the undo log of its record, which is opened first.
   void StartMerge(Entry* entry, Done done);
   void StopEntry(Entry* entry, bool keep_record);
+  absl::Status ForgetRecord(Entry* entry);
   void Erase(Entry* entry, absl::Status attach_result);
   void OnMergeChanged(Entry* entry);
   void Tell(const std::string& name);

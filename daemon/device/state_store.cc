@@ -22,6 +22,10 @@ namespace {
 
 constexpr uint32_t kRecordVersion = 1;
 constexpr char kTemporarySuffix[] = ".new";
+
+std::string TemporaryName(const std::string& name) {
+  return absl::StrCat(".", name, kTemporarySuffix);
+}
 // A record holds a name and two paths.
 constexpr size_t kRecordBytesMax = 16 * 1024;
 
@@ -47,14 +51,24 @@ std::vector<std::string> List(const std::string& directory) {
   std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(directory.c_str()), closedir);
   if (dir == nullptr) return names;
   while (const dirent* entry = readdir(dir.get())) {
-    if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+    names.emplace_back(entry->d_name);
   }
   std::sort(names.begin(), names.end());
   return names;
 }
 
 bool IsTemporary(const std::string& name) {
-  return absl::EndsWith(name, kTemporarySuffix);
+  return name[0] == '.' && absl::EndsWith(name, kTemporarySuffix);
+}
+
+std::optional<proto::DeviceRecord> Parse(const std::string& name,
+                                         const StateStore::Bytes& bytes) {
+  proto::DeviceRecord record;
+  if (!bytes.has_value() || !record.ParseFromString(*bytes) ||
+      record.version() != kRecordVersion || record.attach().name() != name) {
+    return std::nullopt;
+  }
+  return record;
 }
 
 }  // namespace
@@ -78,22 +92,35 @@ absl::Status StateStore::SyncDirectory() const {
 absl::Status StateStore::Save(const proto::DeviceRecord& record) {
   proto::DeviceRecord versioned = record;
   versioned.set_version(kRecordVersion);
-  const std::string path =
-      absl::StrCat(directory_, "/", record.attach().name());
-  const std::string temporary = absl::StrCat(path, kTemporarySuffix);
+  return Write(record.attach().name(), versioned.SerializeAsString());
+}
+
+absl::Status StateStore::Write(const std::string& name,
+                               const std::string& bytes) {
+  const std::string path = absl::StrCat(directory_, "/", name);
+  const std::string temporary =
+      absl::StrCat(directory_, "/", TemporaryName(name));
+  absl::Status status;
   {
     UniqueFd fd(open(temporary.c_str(),
                      O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     if (!fd.valid()) return Failed("create", temporary);
-    if (!WriteAll(fd.get(), versioned.SerializeAsString()) ||
-        fsync(fd.get()) != 0) {
-      return Failed("write", temporary);
+    if (!WriteAll(fd.get(), bytes) || fsync(fd.get()) != 0) {
+      status = Failed("write", temporary);
     }
   }
-  if (rename(temporary.c_str(), path.c_str()) != 0) {
-    return Failed("rename", temporary);
+  if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) {
+    status = Failed("rename", temporary);
+  }
+  if (!status.ok()) {
+    unlink(temporary.c_str());
+    return status;
   }
   return SyncDirectory();
+}
+
+absl::Status StateStore::PutBack(const std::string& name, const Bytes& bytes) {
+  return bytes.has_value() ? Write(name, *bytes) : Remove(name);
 }
 
 absl::Status StateStore::Remove(const std::string& name) {
@@ -104,26 +131,35 @@ absl::Status StateStore::Remove(const std::string& name) {
   return SyncDirectory();
 }
 
+StateStore::Bytes StateStore::Read(const std::string& name) const {
+  UniqueFd fd(
+      open(absl::StrCat(directory_, "/", name).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return std::nullopt;
+  std::string bytes(kRecordBytesMax, '\0');
+  const ssize_t got = read(fd.get(), bytes.data(), bytes.size());
+  if (got < 0) return std::nullopt;
+  bytes.resize(static_cast<size_t>(got));
+  return bytes;
+}
+
+std::optional<proto::DeviceRecord> StateStore::Load(
+    const std::string& name) const {
+  return Parse(name, Read(name));
+}
+
 std::vector<proto::DeviceRecord> StateStore::LoadAll() const {
   std::vector<proto::DeviceRecord> records;
   for (const std::string& name : List(directory_)) {
-    if (IsTemporary(name)) continue;
-    const std::string path = absl::StrCat(directory_, "/", name);
-    UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    std::string bytes(kRecordBytesMax, '\0');
-    const ssize_t got =
-        fd.valid() ? read(fd.get(), bytes.data(), bytes.size()) : -1;
-    proto::DeviceRecord record;
-    if (got < 0 ||
-        !record.ParseFromArray(bytes.data(), static_cast<int>(got)) ||
-        record.version() != kRecordVersion || record.attach().name() != name) {
+    if (name[0] == '.') continue;
+    std::optional<proto::DeviceRecord> record = Load(name);
+    if (!record.has_value()) {
       Log(LogLevel::kError,
-          "%s: is not a device record of this version; it is left alone and "
+          "%s/%s: is not a device record of this version; it is left alone and "
           "its device is not served",
-          path.c_str());
+          directory_.c_str(), name.c_str());
       continue;
     }
-    records.push_back(std::move(record));
+    records.push_back(std::move(*record));
   }
   return records;
 }

@@ -4,10 +4,12 @@
 //
 // A record is there if and only if the device shall be served: it is written
 // before the attach is answered and removed when the device is detached or its
-// dm device is gone. Killing the daemon changes none of them.
+// dm device is gone. Killing the daemon changes none of them. Files whose names
+// begin with a dot, as no device's does, are records that are being written.
 #ifndef DAEMON_DEVICE_STATE_STORE_H_
 #define DAEMON_DEVICE_STATE_STORE_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,8 +32,17 @@ class StateStore {
 
   // Every record that can be read; one that cannot is logged and left alone.
   std::vector<proto::DeviceRecord> LoadAll() const;
+  // One, if it is there and can be read.
+  std::optional<proto::DeviceRecord> Load(const std::string& name) const;
+
+  // A record's bytes, whatever they are, and back to them: to take a Save back.
+  // Nothing: there is no such file.
+  using Bytes = std::optional<std::string>;
+  Bytes Read(const std::string& name) const;
+  absl::Status PutBack(const std::string& name, const Bytes& bytes);
 
  private:
+  absl::Status Write(const std::string& name, const std::string& bytes);
   absl::Status SyncDirectory() const;
 
   const std::string directory_;

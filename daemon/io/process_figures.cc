@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "daemon/io/unique_fd.h"
 
 namespace dmu {
@@ -98,6 +100,20 @@ ProcessFigures ProcessFigures::Read() {
   }
   figures.started_unix_ms = StartedUnixMs();
   return figures;
+}
+
+const ProcessFigures& SparingFigures::Get(uint64_t now_us) {
+  if (reads_ > 0) {
+    allowed_us_ =
+        std::min(allowed_us_ + (now_us - at_us_), kReadsAtOnce * kReadUs);
+  }
+  at_us_ = now_us;
+  if (allowed_us_ >= kReadUs) {
+    allowed_us_ -= kReadUs;
+    ++reads_;
+    last_ = ProcessFigures::Read();
+  }
+  return last_;
 }
 
 void AnonymousPeak::Look() {

@@ -25,6 +25,27 @@ struct ProcessFigures {
   static ProcessFigures Read();
 };
 
+// The figures for whoever asks, how often ever: each read of them takes the
+// kernel as long as many requests. So many are read a second, and some more at
+// a time; in between the last ones are given once more.
+class SparingFigures {
+ public:
+  static constexpr uint64_t kReadsPerSecond = 10;
+  static constexpr uint64_t kReadsAtOnce = 20;
+
+  const ProcessFigures& Get(uint64_t now_us);
+  // So far.
+  uint64_t reads() const { return reads_; }
+
+ private:
+  static constexpr uint64_t kReadUs = 1'000'000 / kReadsPerSecond;
+
+  ProcessFigures last_;
+  uint64_t reads_ = 0;
+  uint64_t allowed_us_ = kReadsAtOnce * kReadUs;
+  uint64_t at_us_ = 0;
+};
+
 // The highest anonymous memory seen; the kernel keeps no such figure. Look is
 // cheap enough for when a device comes or goes, not for a request.
 class AnonymousPeak {

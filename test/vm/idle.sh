@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Goal: devices that nobody uses cost nothing: a daemon with many of them is
-# not woken once.
-# Method: the kernel counts how often the process has slept and woken; one sleep,
-# that of the wait below, is what there is to see.
+# not woken once, and makes no system call.
+# Method: the kernel counts how often the process has slept and woken, and traces
+# its system calls (raw_syscalls:sys_enter, what perf and strace show too). That
+# the trace shows calls is shown first.
 # usage: idle.sh [SECONDS [TRANSPORT [DEVICES]]]
 set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
@@ -19,6 +20,15 @@ switches() {
   sed -n 's/.*_ctxt_switches:\t*//p' "/proc/$DAEMON_PID/status" |
     { read -r a; read -r b; echo $((a + b)); }
 }
+
+readonly TRACE=/sys/kernel/tracing
+# trace_calls_of PID - the system calls of the thread, from now on.
+trace_calls_of() {
+  [ -e "$TRACE/trace" ] || mount -t tracefs tracefs "$TRACE"
+  echo "$1" >"$TRACE/set_event_pid"
+  echo 1 >"$TRACE/events/raw_syscalls/sys_enter/enable"
+}
+calls() { grep -c sys_enter: "$TRACE/trace" || true; }
 
 [ "$transport" != ublk ] || modprobe ublk_drv
 start_daemon
@@ -37,11 +47,22 @@ echo "$DEVICES devices: $((full / 1024)) KiB, and $((empty / 1024)) without"
 # over when nothing has happened for a second.
 before=$(switches)
 while sleep 1 && [ "$(switches)" -ne "$before" ]; do before=$(switches); done
+trace_calls_of "$DAEMON_PID"
+dmuserctl status --json >/dev/null
+seen=$(calls)
+[ "$seen" -gt 2 ] || fail "the trace shows no system call: $(cat "$TRACE/trace")"
+while sleep 1 && [ "$(switches)" -ne "$before" ]; do before=$(switches); done
+echo >"$TRACE/trace"
 # That nothing happens can only be waited for.
 sleep "$seconds"
 after=$(switches)
 [ "$after" -eq "$before" ] ||
   fail "woken $((after - before)) times in $seconds s"
-echo "not woken in $seconds s"
+made=$(calls)
+[ "$made" -eq 0 ] ||
+  fail "$made system calls in $seconds s: $(grep sys_enter: "$TRACE/trace")"
+echo "$DEVICES devices of $transport: not woken and no system call in $seconds s" \
+  "($seen were traced for one status)"
+echo 0 >"$TRACE/events/raw_syscalls/sys_enter/enable"
 for ((i = 0; i < DEVICES; i++)); do dmuserctl unmap "d$i"; done
 stop_daemon
