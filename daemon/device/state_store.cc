@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/base/log.h"
+#include "daemon/device/record_text.h"
 #include "daemon/io/unique_fd.h"
 
 namespace dmu {
@@ -26,8 +27,8 @@ constexpr char kTemporarySuffix[] = ".new";
 std::string TemporaryName(const std::string& name) {
   return absl::StrCat(".", name, kTemporarySuffix);
 }
-// A record holds a name and two paths.
-constexpr size_t kRecordBytesMax = 16 * 1024;
+// A record holds a name and four paths, each byte of which may be an escape.
+constexpr off_t kRecordBytesMax = 128 * 1024;
 
 absl::Status Failed(const std::string& what, const std::string& path) {
   return absl::InternalError(
@@ -62,10 +63,23 @@ bool IsTemporary(const std::string& name) {
 }
 
 std::optional<proto::DeviceRecord> Parse(const std::string& name,
-                                         const StateStore::Bytes& bytes) {
+                                         const StateStore::Bytes& bytes,
+                                         std::string* why) {
   proto::DeviceRecord record;
-  if (!bytes.has_value() || !record.ParseFromString(*bytes) ||
-      record.version() != kRecordVersion || record.attach().name() != name) {
+  if (!bytes.has_value()) return std::nullopt;
+  // Until 1.0 records were protobuf's binary form; it has no text that parses.
+  const absl::Status text = ParseRecord(*bytes, &record);
+  if (!text.ok() && !record.ParseFromString(*bytes)) {
+    *why = std::string(text.message());
+    return std::nullopt;
+  }
+  if (record.version() != kRecordVersion) {
+    *why = absl::StrCat("version ", record.version(), ", expected ",
+                        kRecordVersion);
+    return std::nullopt;
+  }
+  if (record.attach().name() != name) {
+    *why = absl::StrCat("it names the device '", record.attach().name(), "'");
     return std::nullopt;
   }
   return record;
@@ -92,7 +106,7 @@ absl::Status StateStore::SyncDirectory() const {
 absl::Status StateStore::Save(const proto::DeviceRecord& record) {
   proto::DeviceRecord versioned = record;
   versioned.set_version(kRecordVersion);
-  return Write(record.attach().name(), versioned.SerializeAsString());
+  return Write(record.attach().name(), PrintRecord(versioned));
 }
 
 absl::Status StateStore::Write(const std::string& name,
@@ -134,8 +148,12 @@ absl::Status StateStore::Remove(const std::string& name) {
 StateStore::Bytes StateStore::Read(const std::string& name) const {
   UniqueFd fd(
       open(absl::StrCat(directory_, "/", name).c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return std::nullopt;
-  std::string bytes(kRecordBytesMax, '\0');
+  struct stat info = {};
+  if (!fd.valid() || fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode) ||
+      info.st_size > kRecordBytesMax) {
+    return std::nullopt;
+  }
+  std::string bytes(static_cast<size_t>(info.st_size), '\0');
   const ssize_t got = read(fd.get(), bytes.data(), bytes.size());
   if (got < 0) return std::nullopt;
   bytes.resize(static_cast<size_t>(got));
@@ -144,19 +162,21 @@ StateStore::Bytes StateStore::Read(const std::string& name) const {
 
 std::optional<proto::DeviceRecord> StateStore::Load(
     const std::string& name) const {
-  return Parse(name, Read(name));
+  std::string why;
+  return Parse(name, Read(name), &why);
 }
 
 std::vector<proto::DeviceRecord> StateStore::LoadAll() const {
   std::vector<proto::DeviceRecord> records;
   for (const std::string& name : List(directory_)) {
     if (name[0] == '.') continue;
-    std::optional<proto::DeviceRecord> record = Load(name);
+    std::string why = "cannot be read";
+    std::optional<proto::DeviceRecord> record = Parse(name, Read(name), &why);
     if (!record.has_value()) {
       Log(LogLevel::kError,
-          "%s/%s: is not a device record of this version; it is left alone and "
-          "its device is not served",
-          directory_.c_str(), name.c_str());
+          "%s/%s: is not a device record (%s); it is left alone and its device "
+          "is not served",
+          directory_.c_str(), name.c_str(), why.c_str());
       continue;
     }
     records.push_back(std::move(*record));
