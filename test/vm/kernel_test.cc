@@ -5,7 +5,9 @@
 //
 // Runs as root in a virtual machine made for it. `--module=FILE` names the
 // dm-user.ko to load; it is loaded before the first test and unloaded after
-// the last, and both must work. The other cases are in kernel_*_test.cc.
+// the last, and both must work. `--channel=uring`: the daemon's side of the
+// tests uses io_uring commands in place of read and write. The other cases are
+// in kernel_*_test.cc.
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -73,6 +75,9 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (strncmp(argv[i], kFlag, strlen(kFlag)) == 0) {
       dmu::g_module_path = argv[i] + strlen(kFlag);
+    }
+    if (strcmp(argv[i], "--channel=uring") == 0) {
+      dmu::Channel::kind = dmu::Channel::Kind::kUring;
     }
   }
   if (dmu::g_module_path.empty()) {
