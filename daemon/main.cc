@@ -46,6 +46,7 @@
 #include "daemon/io/disk_uring.h"
 #include "daemon/io/flusher.h"
 #include "daemon/io/loop_epoll.h"
+#include "daemon/io/pool_trimmer.h"
 #include "daemon/io/process_figures.h"
 #include "daemon/io/ring.h"
 #include "daemon/io/root_storage.h"
@@ -427,6 +428,7 @@ class Daemon {
   std::unique_ptr<Ring> ring_;        // nullptr: synchronous I/O
   std::unique_ptr<Flusher> flusher_;  // with ring_
   std::unique_ptr<BufferPool> pool_;
+  std::unique_ptr<PoolTrimmer> trimmer_;
   std::unique_ptr<ServiceNotifier> notifier_;
   ProcPressure pressure_;
   std::unique_ptr<MergeGovernor> governor_;
@@ -722,6 +724,9 @@ int Daemon::Run() {
   if (loop_ == nullptr || pool_ == nullptr || !WatchSignals()) {
     Log(LogLevel::kError, "cannot start: %s", strerror(errno));
     return kExitFailure;
+  }
+  if (options_.root_storage_name == nullptr) {
+    trimmer_ = std::make_unique<PoolTrimmer>(pool_.get(), loop_.get());
   }
   if (!StartIo()) return kExitFailure;
   notifier_ = std::make_unique<ServiceNotifier>(loop_.get());
