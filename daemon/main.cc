@@ -770,6 +770,7 @@ int Daemon::Run() {
   service_->SetServer(server_.get());
   // Ready is who serves what its predecessor served.
   registry_->Recover([this] {
+    if (options_.root_storage_name == nullptr) ForgetCodePages();
     notifier_->Ready();
     NotifyReadyFd(options_.ready_fd);
   });
