@@ -46,6 +46,7 @@
 #include "daemon/io/disk_uring.h"
 #include "daemon/io/flusher.h"
 #include "daemon/io/loop_epoll.h"
+#include "daemon/io/pool_trimmer.h"
 #include "daemon/io/process_figures.h"
 #include "daemon/io/ring.h"
 #include "daemon/io/root_storage.h"
@@ -432,6 +433,7 @@ class Daemon {
   std::unique_ptr<Ring> ring_;        // nullptr: synchronous I/O
   std::unique_ptr<Flusher> flusher_;  // with ring_
   std::unique_ptr<BufferPool> pool_;
+  std::unique_ptr<PoolTrimmer> trimmer_;
   std::unique_ptr<ServiceNotifier> notifier_;
   ProcPressure pressure_;
   std::unique_ptr<MergeGovernor> governor_;
@@ -736,6 +738,9 @@ int Daemon::Run() {
     Log(LogLevel::kError, "cannot start: %s", strerror(errno));
     return kExitFailure;
   }
+  if (options_.root_storage_name == nullptr) {
+    trimmer_ = std::make_unique<PoolTrimmer>(pool_.get(), loop_.get());
+  }
   if (!StartIo()) return kExitFailure;
   notifier_ = std::make_unique<ServiceNotifier>(loop_.get());
   governor_ = std::make_unique<MergeGovernor>(loop_.get(), &pressure_);
@@ -778,6 +783,7 @@ int Daemon::Run() {
   service_->SetServer(server_.get());
   // Ready is who serves what its predecessor served.
   registry_->Recover([this] {
+    if (options_.root_storage_name == nullptr) ForgetCodePages();
     notifier_->Ready();
     NotifyReadyFd(options_.ready_fd);
   });

@@ -3,6 +3,8 @@
 
 #include <sys/mman.h>
 
+#include <utility>
+
 #include "daemon/base/check.h"
 
 namespace dmu {
@@ -16,6 +18,8 @@ std::unique_ptr<BufferPool> BufferPool::Create(uint32_t count) {
   // A child process has no use for it, and a write to a page that both have
   // would cost another one. Without the advice it works as well.
   madvise(memory, size_t{count} * kBufferBytes, MADV_DONTFORK);
+  // Nor is the first buffer to bring all others with it.
+  madvise(memory, size_t{count} * kBufferBytes, MADV_NOHUGEPAGE);
   return std::unique_ptr<BufferPool>(
       new BufferPool(static_cast<uint8_t*>(memory), count));
 }
@@ -37,6 +41,11 @@ uint8_t* BufferPool::Acquire() {
   if (free_.empty()) return nullptr;
   const uint32_t i = free_.back();
   free_.pop_back();
+  if (in_use() > peak_) peak_ = in_use();
+  if (burst_ != nullptr && in_use() > few_) {
+    Task* burst = std::exchange(burst_, nullptr);
+    burst->run(burst->context);
+  }
   return memory_ + size_t{i} * kBufferBytes;
 }
 
@@ -76,6 +85,13 @@ void BufferPool::CancelWait(Task* waiter) {
     return;
   }
 }
+
+void BufferPool::TellOfBurst(uint32_t few, Task* burst) {
+  few_ = few;
+  burst_ = burst;
+}
+
+uint32_t BufferPool::TakePeak() { return std::exchange(peak_, in_use()); }
 
 void BufferPool::Trim() {
   for (uint32_t i : free_) {

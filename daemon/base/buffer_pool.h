@@ -43,6 +43,11 @@ class BufferPool {
   uint32_t in_use() const {
     return count_ - static_cast<uint32_t>(free_.size());
   }
+  // Runs `burst` once, from inside Acquire, when more than `few` are in use;
+  // nullptr takes it back.
+  void TellOfBurst(uint32_t few, Task* burst);
+  // The most that were in use since the last call, at least what is now.
+  uint32_t TakePeak();
   // Gives the memory of unused buffers back to the system; they stay usable.
   void Trim();
 
@@ -52,6 +57,9 @@ class BufferPool {
   uint8_t* const memory_;
   const uint32_t count_;
   std::vector<uint32_t> free_;  // indexes; capacity taken at start
+  uint32_t peak_ = 0;
+  uint32_t few_ = 0;
+  Task* burst_ = nullptr;
   Task* waiters_head_ = nullptr;
   Task* waiters_tail_ = nullptr;
 };

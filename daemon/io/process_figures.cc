@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -11,6 +12,10 @@
 #include <algorithm>
 
 #include "daemon/io/unique_fd.h"
+
+// Of the linker: where the program is.
+extern "C" const char __executable_start[];
+extern "C" const char etext[];
 
 namespace dmu {
 
@@ -118,6 +123,15 @@ const ProcessFigures& SparingFigures::Get(uint64_t now_us) {
 
 void AnonymousPeak::Look() {
   Look(ProcText("/proc/self/status").Number("RssAnon") * 1024);
+}
+
+void ForgetCodePages() {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin =
+      reinterpret_cast<uintptr_t>(__executable_start) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(etext) / page * page;
+  // Private and not written to, so it is the file's bytes that come back.
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 }  // namespace dmu

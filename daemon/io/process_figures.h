@@ -60,6 +60,12 @@ class AnonymousPeak {
   uint64_t bytes_ = 0;
 };
 
+// Takes the pages of the program's own code out of this process, where nothing
+// but the start needed most of them; those that are needed are mapped again as
+// they are used, from memory while they are there. Not for a daemon whose
+// memory is locked (no effect then).
+void ForgetCodePages();
+
 }  // namespace dmu
 
 #endif  // DAEMON_IO_PROCESS_FIGURES_H_

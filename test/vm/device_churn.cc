@@ -196,7 +196,7 @@ class Churn {
     } else {
       attach.mutable_file()->set_path(Path(*victim, ".file"));
     }
-    Must(tools::MapDevice(attach, "60000", /*redirect=*/false,
+    Must(tools::MapDevice(attach, "60000", proto::REDIRECT_AUTO,
                           kDefaultControlPath),
          absl::StrCat("attach ", victim->name));
     victim->live = true;
