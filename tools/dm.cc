@@ -99,13 +99,27 @@ bool FindTarget(dm_task* task, uint32_t version[3]) {
   return false;
 }
 
+std::string Uuid(const std::string& name) {
+  return absl::StrCat(kUuidPrefix, name);
+}
+
+bool IsOurUuid(const char* uuid) {
+  return uuid != nullptr && absl::StartsWith(uuid, kUuidPrefix);
+}
+
+absl::Status CreateFailed(const std::string& name, const DeviceTable& table,
+                          int error) {
+  return Failed(absl::StrCat(name, ": cannot create the device (table '",
+                             table.parameters, "')"),
+                error);
+}
+
 // Creates a device of one target.
 absl::Status Create(const std::string& name, const DeviceTable& table,
                     bool read_only) {
   TaskPtr task = MakeTask(DM_DEVICE_CREATE, name);
   if (task == nullptr) return NoMemory();
-  const std::string uuid = absl::StrCat(kUuidPrefix, name);
-  if (dm_task_set_uuid(task.get(), uuid.c_str()) == 0 ||
+  if (dm_task_set_uuid(task.get(), Uuid(name).c_str()) == 0 ||
       dm_task_add_target(task.get(), 0, table.size_sectors,
                          table.target.c_str(), table.parameters.c_str()) == 0 ||
       (read_only && dm_task_set_ro(task.get()) == 0)) {
@@ -113,9 +127,7 @@ absl::Status Create(const std::string& name, const DeviceTable& table,
   }
   const int error = RunSynced(task.get());
   if (error == 0) return absl::OkStatus();
-  return Failed(absl::StrCat(name, ": cannot create the device (table '",
-                             table.parameters, "')"),
-                error);
+  return CreateFailed(name, table, error);
 }
 
 DeviceTable UserTable(const UserDevice& device) {
@@ -166,18 +178,39 @@ int RunOn(int type, const std::string& name) {
   return error != 0 ? error : EIO;
 }
 
-int LoadTable(const LinearDevice& device) {
-  TaskPtr task = MakeTask(DM_DEVICE_RELOAD, device.name);
-  const DeviceTable table = LinearTable(device);
+// For the next resume. 0 or the ioctl's errno.
+int LoadTable(const std::string& name, const DeviceTable& table,
+              bool read_only) {
+  TaskPtr task = MakeTask(DM_DEVICE_RELOAD, name);
   if (task == nullptr ||
       dm_task_add_target(task.get(), 0, table.size_sectors,
                          table.target.c_str(), table.parameters.c_str()) == 0 ||
-      (device.read_only && dm_task_set_ro(task.get()) == 0)) {
+      (read_only && dm_task_set_ro(task.get()) == 0)) {
     return ENOMEM;
   }
   if (dm_task_run(task.get()) != 0) return 0;
   const int error = dm_task_get_errno(task.get());
   return error != 0 ? error : EIO;
+}
+
+// A device without a table. 0 or the ioctl's errno. No cookie: udev does
+// nothing yet.
+int CreateEmpty(const std::string& name) {
+  TaskPtr task = MakeTask(DM_DEVICE_CREATE, name);
+  if (task == nullptr || dm_task_set_uuid(task.get(), Uuid(name).c_str()) == 0)
+    return ENOMEM;
+  if (dm_task_run(task.get()) != 0) return 0;
+  const int error = dm_task_get_errno(task.get());
+  return error != 0 ? error : EIO;
+}
+
+// Ours, and without a live table: nobody can have it open.
+bool IsHalfMade(const std::string& name) {
+  TaskPtr task = MakeTask(DM_DEVICE_INFO, name);
+  dm_info info = {};
+  return task != nullptr && dm_task_run(task.get()) != 0 &&
+         dm_task_get_info(task.get(), &info) != 0 && info.exists != 0 &&
+         info.live_table == 0 && IsOurUuid(dm_task_get_uuid(task.get()));
 }
 
 // Suspend and resume with the new table. In between the program may be waiting
@@ -243,9 +276,26 @@ absl::Status CheckNameIsFree(const std::string& name) {
 }
 
 absl::Status CreateUserDevice(const UserDevice& device) {
+  if (IsHalfMade(device.name)) {
+    absl::Status removed = RemoveUserDevice(device.name);
+    if (!removed.ok()) return removed;
+  }
   absl::Status is_free = CheckNameIsFree(device.name);
   if (!is_free.ok()) return is_free;
-  return Create(device.name, UserTable(device), device.read_only);
+  const DeviceTable table = UserTable(device);
+  int error = CreateEmpty(device.name);
+  if (error != 0) return CreateFailed(device.name, table, error);
+  error = LoadTable(device.name, table, device.read_only);
+  if (error == 0) return absl::OkStatus();
+  TaskPtr remove = MakeTask(DM_DEVICE_REMOVE, device.name);
+  if (remove != nullptr) RunSynced(remove.get());
+  return CreateFailed(device.name, table, error);
+}
+
+absl::Status ActivateUserDevice(const std::string& name) {
+  const int error = RunOn(DM_DEVICE_RESUME, name);
+  if (error == 0) return absl::OkStatus();
+  return Failed(absl::StrCat(name, ": cannot activate the device"), error);
 }
 
 absl::Status CreateLinearDevice(const LinearDevice& device) {
@@ -255,7 +305,7 @@ absl::Status CreateLinearDevice(const LinearDevice& device) {
 }
 
 absl::Status SwapToLinear(const LinearDevice& device) {
-  int error = LoadTable(device);
+  int error = LoadTable(device.name, LinearTable(device), device.read_only);
   if (error == EBUSY) {
     return absl::AbortedError(absl::StrCat(
         device.path,
@@ -290,11 +340,11 @@ absl::StatusOr<DeviceTable> ReadTable(const std::string& name) {
   void* next = dm_get_next_target(task.get(), nullptr, &start, &length, &type,
                                   &parameters);
   const char* uuid = dm_task_get_uuid(task.get());
+  if (type == nullptr && IsOurUuid(uuid)) return DeviceTable{kTarget, "", 0};
   // One of target "user" is ours even when it was made by hand.
   const bool ours = type != nullptr && next == nullptr &&
                     (strcmp(type, kTarget) == 0 ||
-                     (strcmp(type, kLinear) == 0 && uuid != nullptr &&
-                      absl::StartsWith(uuid, kUuidPrefix)));
+                     (strcmp(type, kLinear) == 0 && IsOurUuid(uuid)));
   if (!ours) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": is a device-mapper device of another kind (",

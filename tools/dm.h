@@ -77,9 +77,14 @@ absl::StatusOr<DeviceTable> ReadTable(const std::string& name);
 // Whether the target takes UserDevice::redirect_path.
 bool KernelKnowsRedirect();
 
-// Makes /dev/mapper/NAME; its requests wait for a daemon. kAlreadyExists when
-// the name is taken.
+// Makes the device and its control node, on which a daemon can begin to serve;
+// nobody can use it before ActivateUserDevice. A device of the name that was
+// left in this state is replaced. kAlreadyExists when the name is taken.
 absl::Status CreateUserDevice(const UserDevice& device);
+
+// Makes /dev/mapper/NAME. Returns when udev has looked at it, which reads from
+// it: it has to be served by now. kNotFound.
+absl::Status ActivateUserDevice(const std::string& name);
 
 // kAborted while it is open (mounted), kNotFound, kInvalidArgument when it is
 // none of ours.

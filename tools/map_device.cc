@@ -158,7 +158,8 @@ absl::Status NoRedirect() {
       "1.3 or later; 'auto' does without where that is missing");
 }
 
-// The table first: its requests wait for the daemon.
+// The daemon serves before the device can be used: udev reads from it at once,
+// and whoever activates it waits for udev.
 absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
                        const std::string& orphan_ms, proto::Redirect redirect,
                        uint64_t size_sectors) {
@@ -186,9 +187,13 @@ absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
     created = CreateUserDevice(device);
   }
   if (!created.ok()) return created;
-  absl::Status attached = client->Attach(attach);
-  if (!attached.ok()) Undo(RemoveUserDevice(device.name));
-  return attached;
+  absl::Status mapped = client->Attach(attach);
+  const bool attached = mapped.ok();
+  if (attached) mapped = ActivateUserDevice(device.name);
+  if (mapped.ok()) return mapped;
+  Undo(RemoveUserDevice(device.name));
+  if (attached) Undo(Detach(client, device.name));
+  return mapped;
 }
 
 // The daemon first: it makes the device that the table is put on.
