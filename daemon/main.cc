@@ -98,7 +98,8 @@ void PrintUsage(FILE* to) {
       "error;\n"
       "dmuserctl tells it what to serve.\n"
       "\n"
-      "  --control PATH   socket dmuserctl talks to (%s)\n"
+      "  --control PATH   socket dmuserctl talks to (%s);\n"
+      "                   systemd's own, when it passes one of that path\n"
       "  --state-dir DIR  what to serve after a restart (DIR of the socket "
       "+ /state)\n"
       "  --memory KIB     payload buffers, taken from the system as they "
@@ -417,6 +418,10 @@ class Daemon {
                     Registry::BackendDone done);
   void FillStatus(proto::DaemonStatus* status);
   absl::Status Throttle(const proto::Throttle& throttle);
+  // On the socket the starter passed, or on one of its own.
+  absl::StatusOr<std::unique_ptr<Server>> Listen(const std::string& path,
+                                                 SessionHandler* handler,
+                                                 Framing framing);
   absl::Status ListenToAndroid();
   bool WatchSignals();
   void OnSignal();
@@ -637,18 +642,26 @@ absl::Status Daemon::Throttle(const proto::Throttle& throttle) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<Server>> Daemon::Listen(const std::string& path,
+                                                       SessionHandler* handler,
+                                                       Framing framing) {
+  int inherited = InheritedSystemdSocket(path);
+  if (inherited < 0 && framing == Framing::kPacket) {
+    inherited = InheritedAndroidSocket(path);
+  }
+  return inherited >= 0
+             ? Server::Adopt(UniqueFd(inherited), path, options_.roles, handler,
+                             loop_.get(), framing)
+             : Server::Listen(path, options_.roles, handler, loop_.get(),
+                              framing);
+}
+
 absl::Status Daemon::ListenToAndroid() {
   const std::string& path = options_.android_socket_path;
   if (path.empty()) return absl::OkStatus();
   text_service_ =
       std::make_unique<TextService>(registry_.get(), [this] { Stop(); });
-  const int inherited = InheritedAndroidSocket(path);
-  auto server =
-      inherited >= 0
-          ? Server::Adopt(UniqueFd(inherited), path, options_.roles,
-                          text_service_.get(), loop_.get(), Framing::kPacket)
-          : Server::Listen(path, options_.roles, text_service_.get(),
-                           loop_.get(), Framing::kPacket);
+  auto server = Listen(path, text_service_.get(), Framing::kPacket);
   if (!server.ok()) return server.status();
   text_server_ = std::move(*server);
   text_service_->SetServer(text_server_.get());
@@ -745,7 +758,8 @@ int Daemon::Run() {
                                          return Throttle(throttle);
                                        },
                                        [this] { Stop(); }});
-  if (options_.take_over) {
+  // With a socket that was passed there is nobody to talk to on it but us.
+  if (options_.take_over && InheritedSystemdSocket(options_.control_path) < 0) {
     absl::Status over = TakeOver(options_.control_path);
     if (!over.ok()) {
       Log(LogLevel::kError, "%s", std::string(over.message()).c_str());
@@ -753,8 +767,7 @@ int Daemon::Run() {
     }
   }
   // The socket first: it is what keeps a second daemon from these records.
-  auto server = Server::Listen(options_.control_path, options_.roles,
-                               service_.get(), loop_.get());
+  auto server = Listen(options_.control_path, service_.get(), Framing::kLength);
   absl::Status ready = server.ok() ? store_->Prepare() : server.status();
   if (ready.ok()) ready = ListenToAndroid();
   if (!ready.ok()) {

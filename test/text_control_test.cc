@@ -127,6 +127,42 @@ TEST(InheritedSocketTest, IsNamedByTheEnvironment) {
   unsetenv("ANDROID_SOCKET_a_b_c");
 }
 
+TEST(InheritedSocketTest, OfSystemdIsTheOneBoundToThePath) {
+  char folder[] = "/tmp/dmu-inherited.XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/control";
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  memcpy(address.sun_path, path.data(), path.size());
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM, 0));
+  ASSERT_EQ(
+      bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)),
+      0);
+  const std::string count = absl::StrCat(fd.get() - 2);
+  const std::string self = absl::StrCat(getpid());
+  unsetenv("LISTEN_PID");
+  unsetenv("LISTEN_FDS");
+  EXPECT_EQ(InheritedSystemdSocket(path), -1);
+  setenv("LISTEN_FDS", count.c_str(), 1);
+  EXPECT_EQ(InheritedSystemdSocket(path), -1);
+  setenv("LISTEN_PID", self.c_str(), 1);
+  EXPECT_EQ(InheritedSystemdSocket(path), fd.get());
+  EXPECT_EQ(InheritedSystemdSocket(path + "2"), -1);
+  setenv("LISTEN_FDS", absl::StrCat(fd.get() - 3).c_str(), 1);
+  EXPECT_EQ(InheritedSystemdSocket(path), -1) << "behind the last one";
+  for (const char* wrong : {"", "-1", "x", "1x"}) {
+    setenv("LISTEN_FDS", wrong, 1);
+    EXPECT_EQ(InheritedSystemdSocket(path), -1) << wrong;
+  }
+  setenv("LISTEN_FDS", count.c_str(), 1);
+  setenv("LISTEN_PID", absl::StrCat(getppid()).c_str(), 1);
+  EXPECT_EQ(InheritedSystemdSocket(path), -1) << "of the parent";
+  unsetenv("LISTEN_PID");
+  unsetenv("LISTEN_FDS");
+  unlink(path.c_str());
+  rmdir(folder);
+}
+
 class TextClient {
  public:
   TextClient(const std::string& path, EpollLoop* loop) : loop_(loop) {

@@ -4,10 +4,10 @@
 # Goal: the units are what systemd takes, the daemon's sandbox is as tight as it
 # is said to be, and the daemon speaks the protocol they count on: ready once,
 # signs of life from the loop, stopping.
-# Usage: units_test.sh DMUSERD DMUSERCTL UNIT...
+# Usage: units_test.sh DMUSERD DMUSERCTL UBLK_CONF UNIT...
 set -euo pipefail
-daemon=$PWD/$1 ctl=$PWD/$2
-shift 2
+daemon=$PWD/$1 ctl=$PWD/$2 ublk=$PWD/$3
+shift 3
 root=$TEST_TMPDIR/root
 units=$root/etc/systemd/system
 
@@ -25,12 +25,63 @@ for unit; do
 done
 # Documentation is not installed here, and there is no manager to ask.
 said=$(SYSTEMD_LOG_LEVEL=warning systemd-analyze verify --man=no \
-  "$units"/*.service "$units"/*.timer 2>&1) || fail "verify: $said"
+  "$units"/*.service "$units"/*.socket "$units"/*.timer 2>&1) ||
+  fail "verify: $said"
 [[ $said != *dm-user* ]] || fail "verify: $said"
 systemd-analyze security --offline=yes --threshold=25 --no-pager \
   "$units/dm-user.service" >"$TEST_TMPDIR/security.txt" 2>&1 ||
   fail "exposed more than 2.5 of 10: $(cat "$TEST_TMPDIR/security.txt")"
 tail -n 1 "$TEST_TMPDIR/security.txt"
+# With what ublk takes: a device of its own and the right to make disks.
+mkdir -p "$units/dm-user.service.d"
+cp "$ublk" "$units/dm-user.service.d/"
+systemd-analyze security --offline=yes --threshold=30 --no-pager \
+  --root="$root" dm-user.service >"$TEST_TMPDIR/security.txt" 2>&1 ||
+  fail "with ublk exposed more than 3.0 of 10: $(cat "$TEST_TMPDIR/security.txt")"
+tail -n 1 "$TEST_TMPDIR/security.txt"
+grep -q 'CAP_SYS_ADMIN' "$TEST_TMPDIR/security.txt" || fail "the drop-in"
+
+# What the generator makes of a table.
+cat >"$TEST_TMPDIR/usertab" <<'TAB'
+device {
+  name: "a-b"
+  snapshot { cow_path: "/srv/50% of it/a.cow" base_path: "/dev/vg/a-b" }
+  undo_log_path: "/var/undo"
+}
+device { name: "zero" null { size_bytes: 4096 } }
+TAB
+made=$TEST_TMPDIR/made
+mkdir "$made"
+"$root/usr/sbin/dmuserctl" units --table "$TEST_TMPDIR/usertab" "$made" ||
+  fail "units"
+(cd "$made" && find . -type f -o -type l | LC_ALL=C sort) \
+  >"$TEST_TMPDIR/made.txt"
+cat >"$TEST_TMPDIR/expected.txt" <<'TEXT'
+./dm-user@a\x2db.service.d/50-usertab.conf
+./dm-user@zero.service.d/50-usertab.conf
+./local-fs.target.wants/dm-user@a\x2db.service
+./local-fs.target.wants/dm-user@zero.service
+TEXT
+cmp "$TEST_TMPDIR/made.txt" "$TEST_TMPDIR/expected.txt" ||
+  fail "units made: $(cat "$TEST_TMPDIR/made.txt")"
+cat >"$TEST_TMPDIR/expected.txt" <<TEXT
+# From $TEST_TMPDIR/usertab
+[Unit]
+RequiresMountsFor="/srv/50%% of it/a.cow"
+Wants=dev-vg-a\\x2db.device
+After=dev-vg-a\\x2db.device
+RequiresMountsFor="/var/undo"
+TEXT
+cmp "$made/dm-user@a\x2db.service.d/50-usertab.conf" \
+  "$TEST_TMPDIR/expected.txt" ||
+  fail "units: $(cat "$made/dm-user@a\x2db.service.d/50-usertab.conf")"
+echo 'device { name: 1 }' >"$TEST_TMPDIR/usertab"
+if "$root/usr/sbin/dmuserctl" units --table "$TEST_TMPDIR/usertab" "$made" \
+  2>"$TEST_TMPDIR/said"; then
+  fail "a wrong table was taken"
+fi
+grep -q 'line 1, column 16' "$TEST_TMPDIR/said" ||
+  fail "no place: $(cat "$TEST_TMPDIR/said")"
 
 # The protocol: what the daemon says, in order.
 cat >"$TEST_TMPDIR/notify.py" <<'PYTHON'

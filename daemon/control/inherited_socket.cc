@@ -4,8 +4,36 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 namespace dmu {
+namespace {
+
+// systemd's first open file.
+constexpr int kListenFdFirst = 3;
+
+// The number in an environment variable; -1 without one.
+long Number(const char* value) {
+  if (value == nullptr || value[0] < '0' || value[0] > '9') return -1;
+  char* end = nullptr;
+  errno = 0;
+  const long number = strtol(value, &end, 10);
+  return errno == 0 && *end == '\0' && number <= INT_MAX ? number : -1;
+}
+
+bool IsBoundTo(int fd, const std::string& path) {
+  sockaddr_un address = {};
+  socklen_t length = sizeof(address);
+  return getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0 &&
+         address.sun_family == AF_UNIX &&
+         path.compare(0, std::string::npos, address.sun_path,
+                      strnlen(address.sun_path, sizeof(address.sun_path))) == 0;
+}
+
+}  // namespace
 
 int InheritedAndroidSocket(const std::string& path) {
   const size_t slash = path.rfind('/');
@@ -16,13 +44,17 @@ int InheritedAndroidSocket(const std::string& path) {
                       (c >= 'A' && c <= 'Z');
     if (!kept) c = '_';
   }
-  const char* value = getenv(key.c_str());
-  if (value == nullptr || value[0] < '0' || value[0] > '9') return -1;
-  char* end = nullptr;
-  errno = 0;
-  const long fd = strtol(value, &end, 10);
-  return errno == 0 && *end == '\0' && fd <= INT_MAX ? static_cast<int>(fd)
-                                                     : -1;
+  return static_cast<int>(Number(getenv(key.c_str())));
+}
+
+int InheritedSystemdSocket(const std::string& path) {
+  // The variables also reach children of the process that they are meant for.
+  if (Number(getenv("LISTEN_PID")) != getpid()) return -1;
+  const long count = Number(getenv("LISTEN_FDS"));
+  for (int fd = kListenFdFirst; fd < kListenFdFirst + count; ++fd) {
+    if (IsBoundTo(fd, path)) return fd;
+  }
+  return -1;
 }
 
 }  // namespace dmu

@@ -22,6 +22,8 @@ absl::Status Finish(const Arguments& arguments);
 absl::Status Unmap(const Arguments& arguments);
 absl::Status Up(const Arguments& arguments);
 absl::Status Down(const Arguments& arguments);
+// Needs neither kernel nor daemon.
+absl::Status Units(const Arguments& arguments);
 absl::Status Merge(const Arguments& arguments);
 // What "merge NAME" does; undo_log: "" for none; rate 0: what it had.
 absl::Status StartMerge(const std::string& name, const std::string& undo_log,

@@ -5,7 +5,6 @@
 #include <stdio.h>
 
 #include <algorithm>
-#include <memory>
 #include <vector>
 
 #include "absl/flags/declare.h"
@@ -14,12 +13,10 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/base/types.h"
 #include "daemon/control/frame.h"
-#include "google/protobuf/io/tokenizer.h"
-#include "google/protobuf/text_format.h"
 #include "proto/usertab.pb.h"
 #include "tools/dm.h"
 #include "tools/dmuserctl/device_verbs.h"
-#include "tools/file_io.h"
+#include "tools/dmuserctl/usertab.h"
 #include "tools/map_device.h"
 
 ABSL_DECLARE_FLAG(std::string, base);
@@ -41,7 +38,7 @@ ABSL_FLAG(std::string, transport, "auto",
           "how requests reach the daemon: dm-user (dm-user.ko), ublk (the "
           "kernel's own driver, Linux 6.5 or later, where requests wait for a "
           "daemon for ever), or auto: the first of them that the kernel has");
-ABSL_FLAG(std::string, table, "/etc/dm-usertab",
+ABSL_FLAG(std::string, table, dmu::tools::kUserTabPath,
           "the table of devices, protobuf text (proto/usertab.proto)");
 
 namespace dmu::tools {
@@ -76,48 +73,11 @@ absl::Status FillBackend(proto::Attach* attach) {
   return absl::OkStatus();
 }
 
-// The first error with its place.
-class FirstError : public google::protobuf::io::ErrorCollector {
- public:
-  void AddError(int line, int column, const std::string& message) override {
-    if (!text.empty()) return;
-    text =
-        absl::StrCat("line ", line + 1, ", column ", column + 1, ": ", message);
-  }
-  std::string text;
-};
-
-absl::StatusOr<proto::UserTab> ReadTable(const std::string& path) {
-  absl::StatusOr<File> file = File::OpenForRead(path);
-  if (!file.ok()) return file.status();
-  std::string text(file->size_bytes(), '\0');
-  absl::Status status = file->ReadAt(
-      0, ByteSpan(reinterpret_cast<uint8_t*>(text.data()), text.size()));
-  if (!status.ok()) return status;
-  proto::UserTab table;
-  google::protobuf::TextFormat::Parser parser;
-  FirstError error;
-  parser.RecordErrorsTo(&error);
-  if (!parser.ParseFromString(text, &table)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.text));
-  }
-  for (const proto::UserDevice& device : table.device()) {
-    const auto same = [&device](const proto::UserDevice& other) {
-      return other.name() == device.name();
-    };
-    if (std::count_if(table.device().begin(), table.device().end(), same) > 1) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          path, ": the device '", device.name(), "' stands there twice"));
-    }
-  }
-  return table;
-}
-
 // Those named, or all.
 absl::StatusOr<std::vector<proto::UserDevice>> Choose(
     const Arguments& arguments) {
   const std::string path = absl::GetFlag(FLAGS_table);
-  absl::StatusOr<proto::UserTab> table = ReadTable(path);
+  absl::StatusOr<proto::UserTab> table = ReadUserTab(path);
   if (!table.ok()) return table.status();
   std::vector<proto::UserDevice> chosen(table->device().begin(),
                                         table->device().end());

@@ -122,6 +122,12 @@ constexpr Verb kVerbs[] = {
      "table transport redirect control quiet", Up},
     {"down", "[NAME...]", "remove the devices of the table, or those named", "",
      "table control quiet", Down},
+    {"units", "FOLDER", "for systemd: write what starts the table's devices",
+     "For each device a link to dm-user@NAME.service, and after which mounts "
+     "and\n"
+     "block devices it comes. Called by dm-user-generator at boot and at\n"
+     "\"systemctl daemon-reload\".\n",
+     "table", Units},
     {"unmap", "NAME", "remove /dev/mapper/NAME", "", "control", Unmap},
     {"ota stage", "MANIFEST",
      "put an update's COW files in place, checked against their bases",
