@@ -83,6 +83,30 @@ fi
 grep -q 'line 1, column 16' "$TEST_TMPDIR/said" ||
   fail "no place: $(cat "$TEST_TMPDIR/said")"
 
+# Installed for another machine, and taken back.
+other=$TEST_TMPDIR/other
+installer() { tools/install --prefix /usr --root "$other" "$@" 2>/dev/null; }
+installer --binaries "$root/usr/sbin" --with-dkms --with-initramfs ||
+  fail "install"
+for file in sbin/dmuserd sbin/dmuserctl lib/systemd/system/dm-user.socket \
+  lib/systemd/system/dm-user@.service lib/udev/rules.d/56-dm-user.rules \
+  lib/systemd/system-generators/dm-user-generator "src/dm-user-*/uapi/dm-user.h"; do
+  compgen -G "$other/usr/$file" >/dev/null || fail "not installed: $file"
+done
+[[ -L $other/etc/systemd/system/sockets.target.wants/dm-user.socket ]] ||
+  fail "the socket is not enabled"
+grep -q '^ExecStart=/usr/sbin/dmuserd' "$other/usr/lib/systemd/system/dm-user.service"
+installer --uninstall || fail "uninstall"
+left=$(find "$other" ! -type d)
+[[ -z $left ]] || fail "uninstall left $left"
+# As another prefix has it.
+other=$other.opt
+tools/install --prefix /opt/dm --root "$other" --binaries "$root/usr/sbin" \
+  --no-enable 2>/dev/null || fail "install to /opt/dm"
+grep -q '^ExecStart=/opt/dm/sbin/dmuserd' \
+  "$other/opt/dm/lib/systemd/system/dm-user.service" || fail "the prefix"
+[[ ! -e $other/etc ]] || fail "enabled against --no-enable"
+
 # The protocol: what the daemon says, in order.
 cat >"$TEST_TMPDIR/notify.py" <<'PYTHON'
 import os, signal, socket, subprocess, sys

@@ -25,6 +25,27 @@ verdict() {
   cases=$((cases + 1))
 }
 
+# Only what the system wanted is a reboot.
+reboot_is() {
+  local want=$1 status=$2 got=no
+  shift 2
+  printf '%s\n' "$@" >"$log"
+  ! wants_reboot "$status" "$log" || got=yes
+  [[ $got == "$want" ]] || {
+    printf 'a reboot: %s instead of %s, for:\n' "$got" "$want"
+    cat "$log"
+    exit 1
+  }
+  cases=$((cases + 1))
+}
+reboot_is yes 0 '[    9.0] reboot: Restarting system'
+reboot_is yes 0 '[    9.0] sysrq: Resetting'
+reboot_is no 0 '[    9.0] reboot: Power down'
+reboot_is no 0 '[    9.0] Kernel panic - not syncing: x' \
+  '[    9.0] reboot: Restarting system'
+reboot_is no 7 '[    9.0] reboot: Restarting system'
+reboot_is no 137 '[    9.0] reboot: Restarting system'
+
 # One line of every kind of complaint; the script itself ended well.
 while read -r line; do
   verdict 126 7 "[    5.0] $line" "$end"

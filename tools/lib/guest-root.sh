@@ -65,7 +65,7 @@ root_tree() {
   tree=$folder/tree-$key
   if [[ ! -d $tree ]]; then
     [[ $(id -u) -eq 0 ]] || die "$EX_UNAVAILABLE" "making a root file system" \
-      "takes root, once: sudo DMU_CACHE=$(cache_dir) tools/guest-root"
+      "takes root, once: sudo DMU_CACHE=$(cache_dir) tools/guest-root 6.1 6.12"
     need_program debootstrap chroot
     mirror=${DMU_MIRROR:-$(apt_mirror bookworm http://deb.debian.org/debian)}
     say "making a Debian root file system (once)"
@@ -110,6 +110,21 @@ put_root_files() {
   for unit in "${ROOT_MASKED[@]}"; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
   done
+  # Emulated, on a busy machine, with hardly a share of it.
+  install -D -m 644 /dev/stdin "$root/etc/systemd/system.conf.d/vm.conf" <<'CONF'
+[Manager]
+DefaultTimeoutStartSec=10min
+DefaultDeviceTimeoutSec=10min
+CONF
+  # Nobody is there to press Enter.
+  install -D -m 644 /dev/stdin \
+    "$root/etc/systemd/system/emergency.service.d/vm.conf" <<'CONF'
+[Service]
+ExecStartPre=
+ExecStart=
+ExecStart=/bin/sh -c 'exec >/dev/ttyS0; echo "vm: emergency mode"; \
+journalctl -b -p warning -n 40 --no-pager; systemctl poweroff -ff'
+CONF
   mkdir -p "$root/etc/systemd/system-generators"
   for unit in "${ROOT_MASKED_GENERATORS[@]}"; do
     ln -sf /dev/null "$root/etc/systemd/system-generators/$unit"
@@ -160,7 +175,8 @@ guest_root() {
       [[ ! -r $image ]] || exit 0
       tree=$(root_tree)
       [[ $(id -u) -eq 0 ]] || die "$EX_UNAVAILABLE" "making a root file" \
-        "system takes root, once: sudo DMU_CACHE=$(cache_dir) tools/guest-root"
+        "system takes root, once: sudo DMU_CACHE=$(cache_dir)" \
+        "tools/guest-root $series"
       say "making the root file system for Linux $release (once)"
       rm -rf "$folder"/.image.*
       tmp=$(mktemp -d "$folder/.image.XXXXXX")
