@@ -647,10 +647,7 @@ absl::Status Daemon::Throttle(const proto::Throttle& throttle) {
 absl::StatusOr<std::unique_ptr<Server>> Daemon::Listen(const std::string& path,
                                                        SessionHandler* handler,
                                                        Framing framing) {
-  int inherited = InheritedSystemdSocket(path);
-  if (inherited < 0 && framing == Framing::kPacket) {
-    inherited = InheritedAndroidSocket(path);
-  }
+  const int inherited = InheritedSocket(path);
   return inherited >= 0
              ? Server::Adopt(UniqueFd(inherited), path, options_.roles, handler,
                              loop_.get(), framing)

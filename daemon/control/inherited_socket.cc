@@ -57,4 +57,9 @@ int InheritedSystemdSocket(const std::string& path) {
   return -1;
 }
 
+int InheritedSocket(const std::string& path) {
+  const int fd = InheritedSystemdSocket(path);
+  return fd >= 0 ? fd : InheritedAndroidSocket(path);
+}
+
 }  // namespace dmu

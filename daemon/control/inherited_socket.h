@@ -23,6 +23,9 @@ int InheritedAndroidSocket(const std::string& path);
 // bound to `path`, which is compared as it stands; -1 when there is none.
 int InheritedSystemdSocket(const std::string& path);
 
+// Whichever of the two there is; -1 without one.
+int InheritedSocket(const std::string& path);
+
 }  // namespace dmu
 
 #endif  // DAEMON_CONTROL_INHERITED_SOCKET_H_
