@@ -118,7 +118,9 @@ def differences(runs):
         for name, row in rows.items():
             for job in row.cells:
                 values = [run[part][name].cells[job].instructions
-                          for run in runs]
+                          for run in runs if part in run]
+                if len(values) < 2:
+                    continue
                 share = (max(values) - min(values)) / min(values)
                 found.append((share, part, name, job))
     return sorted(found, reverse=True)

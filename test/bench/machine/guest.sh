@@ -105,11 +105,17 @@ map_ram() {
   use_all /dev/mapper/d "$1"
 }
 
-# use_all PREFIX COUNT: sets DEVICE to PREFIX0, PREFIX1..., as fio wants it.
+# use_all PREFIX COUNT: sets DEVICE to PREFIX0, PREFIX1..., as fio wants it, under
+# short names: it takes 4096 characters.
 use_all() {
   local i
-  DEVICE=${1}0
-  for ((i = 1; i < $2; i++)); do DEVICE+=:$1$i; done
+  mkdir -p /d
+  DEVICE=''
+  for ((i = 0; i < $2; i++)); do
+    ln -sfn "$1$i" "/d/$i"
+    DEVICE+=:/d/$i
+  done
+  DEVICE=${DEVICE#:}
 }
 
 part_devices() {

@@ -51,7 +51,8 @@ class Report:
         return list(self.rows(part)["raw"].cells)
 
     def mean(self, part, row, job, name):
-        values = [getattr(run[part][row].cells[job], name) for run in self.runs]
+        values = [getattr(run[part][row].cells[job], name)
+                  for run in self.runs if part in run]
         values = [value for value in values if value is not None]
         return statistics.mean(values) if values else None
 
@@ -104,7 +105,7 @@ class Report:
                         f"({short(self.mean(part, row, job, 'instructions'))})")
                 if found.cells[job].left is not None and any(
                         run[part][row].cells[job].left <= 0
-                        for run in self.runs):
+                        for run in self.runs if part in run):
                     text += " merged before the end"
                 cells.append(text)
             rows.append([row, *cells, self.kib(part, row)])
