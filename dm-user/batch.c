@@ -90,7 +90,39 @@ ssize_t dmu_batch_write(struct dmu_channel *chan, struct iov_iter *from,
 	return before - iov_iter_count(from);
 }
 
-static int dmu_batch_take(struct dmu_channel *chan, struct dm_user_batch *batch)
+/**
+ * dmu_batch_load() - Get the argument of a batch
+ * @chan: channel
+ * @batch: filled, with nothing taken or given yet
+ * @arg: struct dm_user_batch
+ *
+ * Return: 0, -EINVAL, -EFAULT.
+ */
+int dmu_batch_load(struct dmu_channel *chan, struct dm_user_batch *batch,
+		   void __user *arg)
+{
+	if (!READ_ONCE(chan->batch))
+		return -EINVAL;
+	if (copy_from_user(batch, arg, sizeof(*batch)))
+		return -EFAULT;
+	if (batch->flags || memchr_inv(batch->reserved, 0, sizeof(batch->reserved)))
+		return -EINVAL;
+	batch->taken_bytes = 0;
+	batch->given_bytes = 0;
+	batch->stale = 0;
+	return 0;
+}
+
+/**
+ * dmu_batch_take() - Take the replies of a batch
+ * @chan: channel, in batch mode
+ * @batch: batch; says afterwards what was taken. If that is not all, nothing is
+ *	to be given: a reply that could not be taken may be what the next request
+ *	waits for
+ *
+ * Return: 0, or what a write() returns if nothing was taken.
+ */
+int dmu_batch_take(struct dmu_channel *chan, struct dm_user_batch *batch)
 {
 	struct iov_iter from;
 	ssize_t ret;
@@ -101,8 +133,8 @@ static int dmu_batch_take(struct dmu_channel *chan, struct dm_user_batch *batch)
 		return -EFAULT;
 	iov_iter_ubuf(&from, WRITE, u64_to_user_ptr(batch->replies),
 		      batch->replies_bytes);
-	if (mutex_lock_interruptible(&chan->write_mutex))
-		return -ERESTARTSYS;
+	if (mutex_lock_killable(&chan->write_mutex))
+		return -EINTR;
 	ret = dmu_batch_write(chan, &from, &batch->stale);
 	mutex_unlock(&chan->write_mutex);
 	if (ret < 0)
@@ -111,11 +143,15 @@ static int dmu_batch_take(struct dmu_channel *chan, struct dm_user_batch *batch)
 	return 0;
 }
 
-static int dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch)
+/**
+ * dmu_batch_give_now() - Give the requests that are there
+ * @chan: channel, in batch mode, that serves
+ * @batch: batch
+ *
+ * Return: bytes given; -EAGAIN if there is nothing; or what a read() returns.
+ */
+ssize_t dmu_batch_give_now(struct dmu_channel *chan, struct dm_user_batch *batch)
 {
-	long timeout = batch->timeout_ms == U32_MAX ? MAX_SCHEDULE_TIMEOUT :
-		       (long)msecs_to_jiffies(batch->timeout_ms);
-	bool waited = false;
 	struct iov_iter to;
 	ssize_t ret;
 
@@ -125,33 +161,49 @@ static int dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch)
 		return -EFAULT;
 	iov_iter_ubuf(&to, READ, u64_to_user_ptr(batch->requests),
 		      batch->requests_bytes);
+	if (mutex_lock_killable(&chan->read_mutex))
+		return -EINTR;
+	ret = dmu_batch_read(chan, &to);
+	/* What was taken must be told first. */
+	if (ret == -ECANCELED && batch->taken_bytes) {
+		chan->rd_canceled = true;
+		ret = 0;
+	}
+	mutex_unlock(&chan->read_mutex);
+	return ret;
+}
+
+/**
+ * dmu_batch_give() - Give requests, and wait for the first if there is none
+ * @chan: channel, in batch mode
+ * @batch: batch; its timeout holds
+ * @fetch: ends the wait when it is canceled; may be NULL
+ *
+ * Return: bytes given, 0 when the time is over, or what a read() returns.
+ */
+ssize_t dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch,
+		       struct dmu_fetch *fetch)
+{
+	long timeout = batch->timeout_ms == U32_MAX ? MAX_SCHEDULE_TIMEOUT :
+		       (long)msecs_to_jiffies(batch->timeout_ms);
+	bool waited = false;
+	ssize_t ret;
+
+	if (!batch->requests_bytes)
+		return 0;
 	dmu_channel_serve(chan);
 	for (;;) {
-		ret = mutex_lock_interruptible(&chan->read_mutex);
-		if (ret)
-			break;
-		ret = dmu_batch_read(chan, &to);
-		/* What was taken must be told first. */
-		if (ret == -ECANCELED && batch->taken_bytes) {
-			chan->rd_canceled = true;
-			ret = 0;
-		}
-		mutex_unlock(&chan->read_mutex);
+		ret = dmu_batch_give_now(chan, batch);
 		if (ret != -EAGAIN || !timeout)
 			break;
 		waited = true;
-		ret = dmu_wait(chan, &timeout);
+		ret = dmu_wait(chan, &timeout, fetch);
 		if (ret)
 			break;
 	}
 	if (waited || ret == -EFAULT || READ_ONCE(chan->rd.active))
 		dmu_wake_next(chan);
-	if (ret == -EAGAIN)
-		return 0;
-	if (ret < 0)
-		return ret == -EINTR ? -ERESTARTSYS : ret;
-	batch->given_bytes = ret;
-	return 0;
+	return ret == -EAGAIN ? 0 : ret;
 }
 
 /**
@@ -164,25 +216,19 @@ static int dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch)
 long dmu_ioctl_batch(struct dmu_channel *chan, void __user *arg)
 {
 	struct dm_user_batch batch;
-	int ret;
+	ssize_t ret;
 
-	if (!READ_ONCE(chan->batch))
-		return -EINVAL;
-	if (copy_from_user(&batch, arg, sizeof(batch)))
-		return -EFAULT;
-	if (batch.flags || memchr_inv(batch.reserved, 0, sizeof(batch.reserved)))
-		return -EINVAL;
-	batch.taken_bytes = 0;
-	batch.given_bytes = 0;
-	batch.stale = 0;
-
-	ret = dmu_batch_take(chan, &batch);
-	/* A reply that could not be taken may be what the next request waits for. */
-	if (!ret && batch.taken_bytes == batch.replies_bytes)
-		ret = dmu_batch_give(chan, &batch);
-	/* What was taken must be told; an error will come again. */
-	if (ret && !batch.taken_bytes)
+	ret = dmu_batch_load(chan, &batch, arg);
+	if (ret)
 		return ret;
+	ret = dmu_batch_take(chan, &batch);
+	if (!ret && batch.taken_bytes == batch.replies_bytes)
+		ret = dmu_batch_give(chan, &batch, NULL);
+	if (ret > 0)
+		batch.given_bytes = ret;
+	/* What was taken must be told; an error will come again. */
+	if (ret < 0 && !batch.taken_bytes)
+		return ret == -EINTR ? -ERESTARTSYS : ret;
 	return copy_to_user(arg, &batch, sizeof(batch)) ? -EFAULT : 0;
 }
 

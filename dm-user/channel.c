@@ -30,6 +30,7 @@ static int dmu_open(struct inode *inode, struct file *file)
 	INIT_LIST_HEAD(&chan->delivered);
 	mutex_init(&chan->read_mutex);
 	mutex_init(&chan->write_mutex);
+	dmu_fetch_init(chan);
 
 	spin_lock(&ctl->lock);
 	list_add_tail(&chan->node, &ctl->channels);
@@ -129,7 +130,9 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 		.abi_version = 1,
 		.features = DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL |
 			    DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
-			    DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT,
+			    DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT |
+			    DM_USER_FEATURE_URING |
+			    (DMU_URING_PARKS ? DM_USER_FEATURE_URING_PARKS : 0),
 	};
 
 	spin_lock(&ctl->lock);
@@ -213,10 +216,12 @@ static long dmu_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 const struct file_operations dmu_fops = {
 	.owner = THIS_MODULE,
 	.open = dmu_open,
+	.flush = dmu_flush,
 	.release = dmu_release,
 	.read_iter = dmu_read_iter,
 	.write_iter = dmu_write_iter,
 	.poll = dmu_poll,
 	.unlocked_ioctl = dmu_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
+	.uring_cmd = dmu_uring_cmd,
 };

@@ -13,6 +13,20 @@
 #include <linux/blkdev.h>
 #include <linux/version.h>
 
+#include "uapi/dm-user.h"
+
+/*
+ * io_uring commands. Up to 6.6 io_uring has no way to ask a driver for a command
+ * back; 6.7 brought one, 6.8 this header. Used by: uring.c.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#include <linux/io_uring/cmd.h>
+#define DMU_URING_PARKS 1
+#else
+#include <linux/io_uring.h>
+#define DMU_URING_PARKS 0
+#endif
+
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
 #error "dm-user needs Linux 6.1 or newer"
 #endif
@@ -64,5 +78,86 @@ static inline void dmu_limits_set_write_zeroes(struct queue_limits *lim,
 	lim->max_user_wzeroes_unmap_sectors = 0;
 #endif
 }
+
+/**
+ * dmu_uring_payload() - What the submitter wrote into the entry, for the driver
+ * @cmd: command that is being issued; not one that is asked back
+ *
+ * Return: memory that user space may change at any time.
+ */
+static inline const struct dm_user_uring *dmu_uring_payload(const struct io_uring_cmd *cmd)
+{
+#if !DMU_URING_PARKS
+	return cmd->cmd;
+#elif defined(io_uring_sqe_cmd)
+	return io_uring_sqe_cmd(cmd->sqe, struct dm_user_uring);
+#else
+	return io_uring_sqe_cmd(cmd->sqe);
+#endif
+}
+
+/**
+ * dmu_uring_is_cancel() - Is the command asked back?
+ * @issue_flags: of ->uring_cmd()
+ *
+ * Return: true if it was parked before and is to be ended.
+ */
+static inline bool dmu_uring_is_cancel(unsigned int issue_flags)
+{
+#if DMU_URING_PARKS
+	return issue_flags & IO_URING_F_CANCEL;
+#else
+	return false;
+#endif
+}
+
+/**
+ * dmu_uring_cancelable() - From now on the command may be asked back
+ * @cmd: command that is being issued
+ * @issue_flags: of ->uring_cmd()
+ */
+static inline void dmu_uring_cancelable(struct io_uring_cmd *cmd,
+					unsigned int issue_flags)
+{
+#if DMU_URING_PARKS
+	io_uring_cmd_mark_cancelable(cmd, issue_flags);
+#endif
+}
+
+/**
+ * dmu_uring_done() - End a command
+ * @cmd: command, not to be touched afterwards
+ * @result: for the submitter
+ * @issue_flags: as io_uring gave them; with the ring's lock not held, it is taken
+ *
+ * 6.18 dropped the second result.
+ */
+static inline void dmu_uring_done(struct io_uring_cmd *cmd, int result,
+				  unsigned int issue_flags)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0)
+	io_uring_cmd_done(cmd, result, issue_flags);
+#else
+	io_uring_cmd_done(cmd, result, 0, issue_flags);
+#endif
+}
+
+/*
+ * The head of a function that io_uring calls in the submitter's context; up to
+ * 6.18 it got the command itself. The body finds both arguments.
+ */
+#ifdef IO_URING_CMD_TASK_WORK_ISSUE_FLAGS
+#define DMU_URING_WORK(name)						\
+static void name##_body(struct io_uring_cmd *cmd, unsigned int issue_flags); \
+static void name(struct io_tw_req tw_req, io_tw_token_t tw)		\
+{									\
+	name##_body(io_uring_cmd_from_tw(tw_req),			\
+		    IO_URING_CMD_TASK_WORK_ISSUE_FLAGS);		\
+}									\
+static void name##_body(struct io_uring_cmd *cmd, unsigned int issue_flags)
+#else
+#define DMU_URING_WORK(name)						\
+static void name(struct io_uring_cmd *cmd, unsigned int issue_flags)
+#endif
 
 #endif /* DM_USER_COMPAT_H */

@@ -91,6 +91,13 @@
  *    only (map, file operations, workqueue). Nothing sleeps and no bio
  *    completes under it: bios to be ended are collected in a list and ended
  *    after it is dropped (dmu_complete_all()).
+ * 4. the lock of &dmu_control.wait, with interrupts off: who waits, and the
+ *    fetches that do. Taken with at most a direction's mutex held; under it are
+ *    only what io_uring and the scheduler take to wake a task.
+ *
+ * The lock of an io_uring nests outside all of these: ->uring_cmd() and what it
+ * has called in the submitter's context run with it. So nothing that may take
+ * it, as ending a command does, is called with a lock of ours held.
  *
  * &dmu_redirect.mutex stands apart: it is taken by the ioctls about extents
  * alone, with none of these held, and none of these is taken under it; and
@@ -353,6 +360,44 @@ struct dmu_transfer {
 	u8 header[sizeof(struct dm_user_message)] __aligned(8);
 };
 
+/* Fetches at a time on one channel: one with the server, one waiting. */
+#define DMU_FETCH_MAX	2
+
+/*
+ * enum dmu_fetch_state - whose a fetch is
+ * @DMU_FETCH_FREE: nobody's, and there is no command
+ * @DMU_FETCH_RUNNING: of the task that serves the command, or waits in it
+ * @DMU_FETCH_PARKED: of whoever takes it from here, under the wait queue's lock
+ * @DMU_FETCH_WOKEN: of the work that was put in for it
+ * @DMU_FETCH_CANCELED: as RUNNING or WOKEN, and the command is to end
+ */
+enum dmu_fetch_state {
+	DMU_FETCH_FREE,
+	DMU_FETCH_RUNNING,
+	DMU_FETCH_PARKED,
+	DMU_FETCH_WOKEN,
+	DMU_FETCH_CANCELED,
+};
+
+/**
+ * struct dmu_fetch - an io_uring command that wants messages
+ * @cmd: the command; NULL if it is free
+ * @state: whose it is
+ * @owner: table of open files of the process that submitted it
+ * @requests: address of the buffer for messages
+ * @requests_bytes: size of the buffer
+ *
+ * Protected by the lock of &dmu_control.wait; @requests and @requests_bytes by
+ * whoever the fetch belongs to.
+ */
+struct dmu_fetch {
+	struct io_uring_cmd *cmd;
+	enum dmu_fetch_state state;
+	const void *owner;
+	u64 requests;
+	u32 requests_bytes;
+};
+
 /**
  * struct dmu_channel - one open file of the control node
  * @ctl: the control, referenced
@@ -372,6 +417,9 @@ struct dmu_transfer {
  * @write_mutex: protects @wr
  * @rd: the request on its way to the server
  * @wr: the reply on its way from the server
+ * @fetches: io_uring commands; lock of &dmu_control.wait
+ * @nr_parked: how many of them are parked; the same
+ * @fetch_wait: in &dmu_control.wait while one is parked
  */
 struct dmu_channel {
 	struct dmu_control *ctl;
@@ -391,6 +439,9 @@ struct dmu_channel {
 	struct mutex write_mutex;
 	struct dmu_transfer rd;
 	struct dmu_transfer wr;
+	struct dmu_fetch fetches[DMU_FETCH_MAX];
+	unsigned int nr_parked;
+	struct wait_queue_entry fetch_wait;
 };
 
 /* main.c: module, registry of names, events */
@@ -481,7 +532,7 @@ size_t dmu_copy_some(struct dmu_request *req, struct dmu_transfer *xfer,
 bool dmu_read_begin(struct dmu_channel *chan);
 ssize_t dmu_read_once(struct dmu_channel *chan, struct iov_iter *to);
 ssize_t dmu_write_once(struct dmu_channel *chan, struct iov_iter *from);
-int dmu_wait(struct dmu_channel *chan, long *timeout);
+int dmu_wait(struct dmu_channel *chan, long *timeout, struct dmu_fetch *fetch);
 void dmu_wake_next(struct dmu_channel *chan);
 ssize_t dmu_read_iter(struct kiocb *iocb, struct iov_iter *to);
 ssize_t dmu_write_iter(struct kiocb *iocb, struct iov_iter *from);
@@ -491,8 +542,20 @@ ssize_t dmu_write_iter(struct kiocb *iocb, struct iov_iter *from);
 ssize_t dmu_batch_read(struct dmu_channel *chan, struct iov_iter *to);
 ssize_t dmu_batch_write(struct dmu_channel *chan, struct iov_iter *from,
 			u32 *stale);
+int dmu_batch_load(struct dmu_channel *chan, struct dm_user_batch *batch,
+		   void __user *arg);
+int dmu_batch_take(struct dmu_channel *chan, struct dm_user_batch *batch);
+ssize_t dmu_batch_give_now(struct dmu_channel *chan, struct dm_user_batch *batch);
+ssize_t dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch,
+		       struct dmu_fetch *fetch);
 long dmu_ioctl_batch(struct dmu_channel *chan, void __user *arg);
 long dmu_ioctl_copy(struct dmu_channel *chan, void __user *arg);
+
+/* uring.c: batches as commands of an io_uring */
+
+void dmu_fetch_init(struct dmu_channel *chan);
+int dmu_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
+int dmu_flush(struct file *file, fl_owner_t id);
 
 /**
  * dmu_request_bio() - The bio of a request

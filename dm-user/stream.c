@@ -190,10 +190,11 @@ ssize_t dmu_read_once(struct dmu_channel *chan, struct iov_iter *to)
  * dmu_wait() - Sleep until a read() would return
  * @chan: channel
  * @timeout: jiffies, and what is left of them
+ * @fetch: ends the wait when it is canceled; may be NULL
  *
- * Return: 0, also when the time is over; -ERESTARTSYS.
+ * Return: 0, also when the time is over; -ERESTARTSYS, -ECANCELED.
  */
-int dmu_wait(struct dmu_channel *chan, long *timeout)
+int dmu_wait(struct dmu_channel *chan, long *timeout, struct dmu_fetch *fetch)
 {
 	struct dmu_control *ctl = chan->ctl;
 	DEFINE_WAIT(wait);
@@ -206,6 +207,10 @@ int dmu_wait(struct dmu_channel *chan, long *timeout)
 		prepare_to_wait_exclusive(&ctl->wait, &wait, TASK_INTERRUPTIBLE);
 		if (dmu_channel_readable(chan) || !*timeout)
 			break;
+		if (fetch && READ_ONCE(fetch->state) == DMU_FETCH_CANCELED) {
+			ret = -ECANCELED;
+			break;
+		}
 		if (signal_pending(current)) {
 			ret = -ERESTARTSYS;
 			break;
@@ -234,7 +239,7 @@ void dmu_wake_next(struct dmu_channel *chan)
 	bool rest;
 
 	spin_lock(&ctl->lock);
-	rest = chan->rd.active && chan->nr_waiting;
+	rest = chan->rd.active && (chan->nr_waiting || READ_ONCE(chan->nr_parked));
 	spin_unlock(&ctl->lock);
 	if (rest)
 		wake_up_interruptible_all(&ctl->wait);
@@ -277,7 +282,7 @@ ssize_t dmu_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		if (ret != -EAGAIN || nowait || (iocb->ki_filp->f_flags & O_NONBLOCK))
 			break;
 		waited = true;
-		ret = dmu_wait(chan, &timeout);
+		ret = dmu_wait(chan, &timeout, NULL);
 		if (ret)
 			break;
 	}

@@ -405,7 +405,7 @@ static void dmu_io_hints(struct dm_target *ti, struct queue_limits *limits)
 /* The target "user". */
 struct target_type dmu_target_type = {
 	.name = "user",
-	.version = { 1, 3, 0 },
+	.version = { 1, 4, 0 },
 	.features = DM_TARGET_NOWAIT,
 	.module = THIS_MODULE,
 	.ctr = dmu_ctr,

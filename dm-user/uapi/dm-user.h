@@ -87,6 +87,10 @@ struct dm_user_message {
 #define DM_USER_FEATURE_COALESCE _BITULL(4)	/* DM_USER_CHANNEL_COALESCE is known */
 #define DM_USER_FEATURE_REDIRECT _BITULL(5)	/* DM_USER_IOC_EXTENTS_ADD and so on are known */
 
+#define DM_USER_FEATURE_URING	_BITULL(6)	/* DM_USER_IOC_BATCH as an io_uring command */
+/* Such a command that waits holds no thread; without it, one of io_uring's. */
+#define DM_USER_FEATURE_URING_PARKS _BITULL(7)
+
 /*
  * States of a target; struct dm_user_info.state. A channel serves from its
  * first read(), its first poll() for input, or DM_USER_IOC_SET_CHANNEL; an open
@@ -203,6 +207,39 @@ struct dm_user_batch {
 	__u32 given_bytes;
 	__u32 stale;
 	__u32 reserved[5];
+};
+
+/* Commands on one channel at a time that may wait for requests. */
+#define DM_USER_URING_FETCH_MAX	2
+
+/**
+ * struct dm_user_uring - payload of an IORING_OP_URING_CMD (io_uring_sqe.cmd)
+ *	whose cmd_op is DM_USER_IOC_BATCH
+ * @batch: address of a struct dm_user_batch
+ * @reserved: 0
+ *
+ * A batch: takes @replies, then gives requests, and waits for the first if there
+ * is none. The result of the completion is the number of bytes given, or a
+ * negative errno. @taken_bytes and @stale are written before it waits, and
+ * @given_bytes is 0; the struct, and the replies, may go as soon as the entry has
+ * been submitted by a kernel with DM_USER_FEATURE_URING_PARKS, else with the
+ * completion. The buffer for requests must stay until the completion.
+ *
+ * @timeout_ms is 0 or 0xffffffff. @requests_bytes is 2147483647 at most; 0: take
+ * replies only.
+ *
+ * A command that waits has the file open: the channel ends with the last of
+ * them. They end when the ring is closed or its process ends, and when the
+ * process that submitted them closes the file, any descriptor of it.
+ *
+ * Results as of the ioctl, but they hide no taken replies; and: EBUSY: so many
+ * wait already (what was to be taken was). ECANCELED: also when the file was
+ * closed. EINTR: ask again. EOPNOTSUPP: unknown cmd_op. EFAULT may come after
+ * replies were taken, when the struct cannot be written.
+ */
+struct dm_user_uring {
+	__u64 batch;
+	__u64 reserved;
 };
 
 /**
