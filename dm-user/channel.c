@@ -105,7 +105,7 @@ bool dmu_channel_readable(struct dmu_channel *chan)
 	struct dmu_control *ctl = chan->ctl;
 
 	return READ_ONCE(chan->rd.active) || READ_ONCE(chan->rd_canceled) ||
-	       !list_empty(&ctl->queue) ||
+	       READ_ONCE(chan->stopped) || !list_empty(&ctl->queue) ||
 	       READ_ONCE(ctl->state) == DM_USER_STATE_REMOVED;
 }
 
@@ -131,7 +131,7 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 		.features = DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL |
 			    DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
 			    DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT |
-			    DM_USER_FEATURE_URING |
+			    DM_USER_FEATURE_URING | DM_USER_FEATURE_STOPPED |
 			    (DMU_URING_PARKS ? DM_USER_FEATURE_URING_PARKS : 0),
 	};
 
@@ -153,8 +153,10 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 {
 	const u64 modes = DM_USER_CHANNEL_BATCH | DM_USER_CHANNEL_USER_COPY;
-	const u64 known = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_COALESCE | modes;
+	const u64 known = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_COALESCE |
+			  DM_USER_CHANNEL_STOPPED | modes;
 	struct dm_user_channel set;
+	bool stops = false;
 	int ret = 0;
 
 	if (copy_from_user(&set, arg, sizeof(set)))
@@ -178,10 +180,14 @@ static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 	if (!ret) {
 		chan->fenced = set.flags & DM_USER_CHANNEL_FENCED;
 		chan->coalesce_bytes = set.coalesce_bytes;
+		stops = !chan->stopped && (set.flags & DM_USER_CHANNEL_STOPPED);
+		WRITE_ONCE(chan->stopped, set.flags & DM_USER_CHANNEL_STOPPED);
 		WRITE_ONCE(chan->batch, set.flags & DM_USER_CHANNEL_BATCH);
 		WRITE_ONCE(chan->user_copy, set.flags & DM_USER_CHANNEL_USER_COPY);
 	}
 	spin_unlock(&chan->ctl->lock);
+	if (stops)
+		wake_up_interruptible_all(&chan->ctl->wait);
 	return ret;
 }
 

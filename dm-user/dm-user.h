@@ -412,6 +412,7 @@ struct dmu_fetch {
  *	&dmu_control.lock
  * @rd_canceled: the batch given last ended in a message that was taken away;
  *	@read_mutex
+ * @stopped: DM_USER_CHANNEL_STOPPED; written under &dmu_control.lock
  * @nr_waiting: readers asleep in this channel; &dmu_control.lock
  * @read_mutex: protects @rd
  * @write_mutex: protects @wr
@@ -432,6 +433,7 @@ struct dmu_channel {
 	bool user_copy;
 	u32 coalesce_bytes;
 	bool rd_canceled;
+	bool stopped;
 	unsigned int nr_waiting;
 	/* One reader of the stream at a time. */
 	struct mutex read_mutex;

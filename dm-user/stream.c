@@ -175,6 +175,8 @@ ssize_t dmu_read_once(struct dmu_channel *chan, struct iov_iter *to)
 
 	if (READ_ONCE(chan->ctl->state) == DM_USER_STATE_REMOVED)
 		return -ENOTBLK;
+	if (READ_ONCE(chan->stopped) && !READ_ONCE(chan->rd.active))
+		return -ESHUTDOWN;
 	if (!dmu_read_begin(chan))
 		return -EAGAIN;
 	if (chan->rd.header_done < DMU_HEADER_BYTES)
@@ -255,7 +257,8 @@ void dmu_wake_next(struct dmu_channel *chan)
  * Waits for a request unless the file or the call is non-blocking.
  *
  * Return: bytes of a header or of a payload; 0 only if none were asked for;
- * -EAGAIN, -ERESTARTSYS, -EFAULT, -ECANCELED (rule 6), -ENOTBLK (removed).
+ * -EAGAIN, -ERESTARTSYS, -EFAULT, -ECANCELED (rule 6), -ENOTBLK (removed),
+ * -ESHUTDOWN (stopped).
  */
 ssize_t dmu_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {

@@ -42,14 +42,14 @@
  * A parked command holds a reference to the file, so there is no release() while
  * there is one. It ends by
  *
- * - a request, or the end of the target: wake-up;
+ * - a request, DM_USER_CHANNEL_STOPPED, or the end of the target: wake-up;
  * - the end of the ring, by close, exit, kill or exec: io_uring asks for it back
  *   (->uring_cmd() with IO_URING_F_CANCEL);
  * - the end of the submitter while others keep the ring: at the latest the next
  *   wake-up finds the submitter gone, ends the command and passes the wake-up
  *   on; if the process has the file open, as it should, flush() ends it at once;
- * - close() of the file by the process that submitted it: flush(). Without it a
- *   server could not let go of a channel and keep its ring.
+ * - close() of the file by the process that submitted it: flush(). It misses what
+ *   another thread is only about to issue; the end of the ring does not.
  *
  * In all of these the channel then closes as ever, with what was delivered given
  * back. A parked command itself has no request in its hands: a suspend, a reload
@@ -199,14 +199,15 @@ DMU_URING_WORK(dmu_fetch_work)
 }
 
 /*
- * A wake-up of the control's wait queue: for one fetch of the channel, or when
- * the target is gone for all. The lock of the queue is held.
+ * A wake-up of the control's wait queue: for one fetch of the channel, or for all
+ * when none will get a request any more. The lock of the queue is held.
  */
 static int dmu_fetch_wake(struct wait_queue_entry *entry, unsigned int mode,
 			  int sync, void *key)
 {
 	struct dmu_channel *chan = container_of(entry, struct dmu_channel, fetch_wait);
-	bool all = READ_ONCE(chan->ctl->state) == DM_USER_STATE_REMOVED;
+	bool all = READ_ONCE(chan->ctl->state) == DM_USER_STATE_REMOVED ||
+		   READ_ONCE(chan->stopped);
 	unsigned int i, woken = 0;
 
 	for (i = 0; i < DMU_FETCH_MAX && (all || !woken); i++) {

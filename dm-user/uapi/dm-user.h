@@ -90,6 +90,7 @@ struct dm_user_message {
 #define DM_USER_FEATURE_URING	_BITULL(6)	/* DM_USER_IOC_BATCH as an io_uring command */
 /* Such a command that waits holds no thread; without it, one of io_uring's. */
 #define DM_USER_FEATURE_URING_PARKS _BITULL(7)
+#define DM_USER_FEATURE_STOPPED	_BITULL(8)	/* DM_USER_CHANNEL_STOPPED is known */
 
 /*
  * States of a target; struct dm_user_info.state. A channel serves from its
@@ -166,6 +167,15 @@ struct dm_user_info {
  */
 #define DM_USER_CHANNEL_COALESCE _BITULL(3)
 
+/*
+ * The channel gets no more requests: who waits for one, and who asks later, gets
+ * ESHUTDOWN, after the rest of a message that was begun. Replies are taken, and
+ * what is delivered stays. For a planned hand-over, and before the file is closed
+ * while commands of an io_uring may be on their way. May be asked for, or no
+ * more, at any time.
+ */
+#define DM_USER_CHANNEL_STOPPED _BITULL(4)
+
 /**
  * struct dm_user_channel - argument of DM_USER_IOC_SET_CHANNEL
  * @flags: DM_USER_CHANNEL_*; an unknown bit is refused with EINVAL
@@ -229,8 +239,10 @@ struct dm_user_batch {
  * replies only.
  *
  * A command that waits has the file open: the channel ends with the last of
- * them. They end when the ring is closed or its process ends, and when the
- * process that submitted them closes the file, any descriptor of it.
+ * them. They end when the ring is closed or its process ends; with
+ * DM_USER_CHANNEL_STOPPED; and when the process that submitted them closes the
+ * file, any descriptor of it. (One that another thread is about to run, because of
+ * SQPOLL, IOSQE_ASYNC or a kernel without PARKS, may come too late for the close.)
  *
  * Results as of the ioctl, but they hide no taken replies; and: EBUSY: so many
  * wait already (what was to be taken was). ECANCELED: also when the file was

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -13,8 +14,11 @@
 
 namespace dmu {
 
+Channel::Kind Channel::kind = Channel::Kind::kCalls;
+
 Channel::Channel(const std::string& name, int flags)
-    : fd_(open(("/dev/dm-user/" + name).c_str(), O_RDWR | O_CLOEXEC | flags)) {}
+    : fd_(open(("/dev/dm-user/" + name).c_str(), O_RDWR | O_CLOEXEC | flags)),
+      flags_(flags) {}
 
 Channel::~Channel() { Close(); }
 
@@ -27,21 +31,58 @@ void Channel::Close() {
 
 int Channel::SetFlags(uint64_t flags, uint64_t coalesce_bytes) {
   dm_user_channel set = {};
+  if (kind == Kind::kUring) flags |= DM_USER_CHANNEL_BATCH;
   set.flags = flags;
   set.coalesce_bytes = coalesce_bytes;
-  return ioctl(fd_, DM_USER_IOC_SET_CHANNEL, &set) < 0 ? errno : 0;
+  if (ioctl(fd_, DM_USER_IOC_SET_CHANNEL, &set) < 0) return errno;
+  modes_ = flags;
+  return 0;
 }
 
 int Channel::Info(dm_user_info* info) {
   return ioctl(fd_, DM_USER_IOC_INFO, info) < 0 ? errno : 0;
 }
 
+Uring* Channel::Ring() {
+  if (uring_ == nullptr || uring_owner_ != getpid()) {
+    // One that came with a fork belongs to the parent.
+    (void)uring_.release();
+    uring_ = std::make_unique<Uring>();
+    uring_owner_ = getpid();
+  }
+  if (modes_ == 0) SetFlags(0);
+  return uring_.get();
+}
+
+ssize_t Channel::UringRead(void* to, size_t bytes) {
+  UringBatch command;
+  command.batch.requests = reinterpret_cast<uintptr_t>(to);
+  command.batch.requests_bytes = static_cast<uint32_t>(bytes);
+  command.batch.timeout_ms = (flags_ & O_NONBLOCK) != 0 ? 0 : UINT32_MAX;
+  if (!Ring()->Submit(fd_, &command)) return -EIO;
+  const int result = Ring()->Await(&command, INT_MAX);
+  return result == 0 && bytes > 0 ? -EAGAIN : result;
+}
+
+ssize_t Channel::UringWrite(const void* from, size_t bytes) {
+  UringBatch command;
+  command.batch.replies = reinterpret_cast<uintptr_t>(from);
+  command.batch.replies_bytes = static_cast<uint32_t>(bytes);
+  if (!Ring()->Submit(fd_, &command)) return -EIO;
+  const int result = Ring()->Await(&command, INT_MAX);
+  if (result < 0) return result;
+  const bool refused = command.batch.stale > 0 && bytes == sizeof(WireHeader);
+  return refused ? -EINVAL : static_cast<ssize_t>(command.batch.taken_bytes);
+}
+
 ssize_t Channel::Read(void* to, size_t bytes) {
+  if (kind == Kind::kUring) return UringRead(to, bytes);
   const ssize_t n = read(fd_, to, bytes);
   return n < 0 ? -errno : n;
 }
 
 ssize_t Channel::Write(const void* from, size_t bytes) {
+  if (kind == Kind::kUring) return UringWrite(from, bytes);
   const ssize_t n = write(fd_, from, bytes);
   return n < 0 ? -errno : n;
 }
@@ -77,7 +118,15 @@ bool Channel::Next(WireRequest* request) {
 }
 
 bool Channel::Reply(uint64_t seq, const std::vector<uint8_t>& payload) {
-  WireHeader header = {seq, DM_USER_RESP_SUCCESS, 0, 0, 0};
+  // In the stream nobody looks at the length.
+  WireHeader header = {seq, DM_USER_RESP_SUCCESS, 0, 0, payload.size()};
+  if (kind == Kind::kUring) {
+    std::vector<uint8_t> all;
+    AppendReply(&all, seq, DM_USER_RESP_SUCCESS, payload);
+    const ssize_t taken = Write(all.data(), all.size());
+    if (taken < 0) errno = static_cast<int>(-taken);
+    return taken == static_cast<ssize_t>(all.size());
+  }
   iovec parts[2] = {
       {&header, sizeof(header)},
       {const_cast<uint8_t*>(payload.data()), payload.size()},
@@ -89,6 +138,14 @@ bool Channel::Reply(uint64_t seq, const std::vector<uint8_t>& payload) {
 ssize_t Channel::ReplyType(uint64_t seq, uint64_t type) {
   const WireHeader header = {seq, type, 0, 0, 0};
   return Write(&header, sizeof(header));
+}
+
+void AppendReply(std::vector<uint8_t>* out, uint64_t seq, uint64_t type,
+                 const std::vector<uint8_t>& data) {
+  const WireHeader header = {seq, type, 0, 0, data.size()};
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
+  out->insert(out->end(), bytes, bytes + sizeof(header));
+  out->insert(out->end(), data.begin(), data.end());
 }
 
 bool ServeRam(Channel* channel, uint8_t* disk, size_t bytes) {

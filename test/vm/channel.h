@@ -9,11 +9,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "dm-user/uapi/dm-user.h"
+#include "test/vm/uring.h"
 
 namespace dmu {
 
@@ -35,6 +37,12 @@ struct WireRequest {
 // One open file of /dev/dm-user/<name>.
 class Channel {
  public:
+  // What Read and Write are. kUring: commands of an io_uring, in batch mode,
+  // each waited for.
+  enum class Kind { kCalls, kUring };
+  // Of all channels; a program sets it before it makes the first.
+  static Kind kind;
+
   // Opens the node; ok() tells whether that worked.
   explicit Channel(const std::string& name, int flags = 0);
   Channel(const Channel&) = delete;
@@ -49,7 +57,8 @@ class Channel {
   int SetFlags(uint64_t flags, uint64_t coalesce_bytes = 0);
   int Info(dm_user_info* info);
 
-  // One read() or write(): bytes, or minus errno.
+  // One read() or write(): bytes, or minus errno. With kUring also EINVAL when
+  // all that was taken is one refused header, as in the stream.
   ssize_t Read(void* to, size_t bytes);
   ssize_t Write(const void* from, size_t bytes);
 
@@ -67,8 +76,20 @@ class Channel {
   ssize_t ReplyType(uint64_t seq, uint64_t type);
 
  private:
+  Uring* Ring();
+  ssize_t UringRead(void* to, size_t bytes);
+  ssize_t UringWrite(const void* from, size_t bytes);
+
   int fd_;
+  int flags_;
+  uint64_t modes_ = 0;  // as the kernel has them
+  std::unique_ptr<Uring> uring_;
+  pid_t uring_owner_ = 0;  // a child makes its own
 };
+
+// Batch mode: a reply, and its data behind it.
+void AppendReply(std::vector<uint8_t>* out, uint64_t seq, uint64_t type,
+                 const std::vector<uint8_t>& data = {});
 
 // A small RAM disk behind a control node, served by one thread until it is
 // destroyed or the target is removed.

@@ -22,6 +22,7 @@
 
 #include "test/vm/channel.h"
 #include "test/vm/dm.h"
+#include "test/vm/messages.h"
 
 namespace dmu {
 namespace {
@@ -30,35 +31,6 @@ constexpr size_t kHeader = sizeof(WireHeader);
 constexpr uint32_t kForever = UINT32_MAX;
 
 using Bytes = std::vector<uint8_t>;
-
-// The messages in a buffer, whole ones.
-std::vector<WireRequest> Parse(const Bytes& bytes, bool headers_only = false) {
-  std::vector<WireRequest> requests;
-  for (size_t at = 0; at + kHeader <= bytes.size();) {
-    WireRequest request;
-    memcpy(&request.header, bytes.data() + at, kHeader);
-    at += kHeader;
-    if (request.header.type == DM_USER_REQ_MAP_WRITE && !headers_only) {
-      EXPECT_LE(at + request.header.len, bytes.size()) << "a message is cut";
-      if (at + request.header.len > bytes.size()) break;
-      request.payload.assign(bytes.data() + at,
-                             bytes.data() + at + request.header.len);
-      at += request.header.len;
-    }
-    requests.push_back(request);
-  }
-  return requests;
-}
-
-void AddReply(Bytes* out, uint64_t seq, uint64_t type, const Bytes& data = {}) {
-  WireHeader header = {};
-  header.seq = seq;
-  header.type = type;
-  header.len = data.size();
-  const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
-  out->insert(out->end(), bytes, bytes + kHeader);
-  out->insert(out->end(), data.begin(), data.end());
-}
 
 // 0 or errno.
 int Batch(Channel* channel, dm_user_batch* batch) {
@@ -103,19 +75,7 @@ class BatchTest : public testing::Test {
     const ssize_t got = channel_->Read(in.data(), in.size());
     EXPECT_GT(got, 0);
     in.resize(got > 0 ? static_cast<size_t>(got) : 0);
-    return Parse(in);
-  }
-  // Good replies to all; reads get the pattern of their sector.
-  static Bytes Answers(const std::vector<WireRequest>& requests) {
-    Bytes out;
-    for (const WireRequest& request : requests) {
-      const bool read = request.header.type == DM_USER_REQ_MAP_READ;
-      AddReply(&out, request.header.seq, DM_USER_RESP_SUCCESS,
-               read ? Pattern(request.header.len,
-                              static_cast<uint32_t>(request.header.sector))
-                    : Bytes());
-    }
-    return out;
+    return ParseMessages(in);
   }
   void ExpectGood() {
     for (size_t i = 0; i < ios_.size(); ++i) {
@@ -141,7 +101,7 @@ TEST_F(BatchTest, OneCallGivesAllAndOneTakesAll) {
     const size_t i = request.header.sector / 8;
     EXPECT_EQ(0, memcmp(request.payload.data(), buffers_[i]->data(), 4096));
   }
-  const Bytes out = Answers(requests);
+  const Bytes out = GoodReplies(requests);
   EXPECT_EQ(static_cast<ssize_t>(out.size()),
             channel_->Write(out.data(), out.size()));
   ExpectGood();
@@ -163,7 +123,7 @@ TEST_F(BatchTest, OnlyWhatFitsWholeIsBegun) {
   ASSERT_EQ(0, channel_->SetFlags(DM_USER_CHANNEL_BATCH));
   const auto again = ReadBatch(65536);
   ASSERT_EQ(3u, again.size());
-  const Bytes out = Answers(again);
+  const Bytes out = GoodReplies(again);
   EXPECT_EQ(static_cast<ssize_t>(out.size()),
             channel_->Write(out.data(), out.size()));
   EXPECT_TRUE(device_.AwaitStatus(kServed, "3"));
@@ -178,7 +138,7 @@ TEST_F(BatchTest, AFirstMessageLargerThanTheBufferIsCut) {
   ASSERT_EQ(static_cast<ssize_t>(kHeader + 4096 - 2000),
             channel_->Read(rest.data(), rest.size()));
   in.insert(in.end(), rest.begin(), rest.begin() + kHeader + 4096 - 2000);
-  const auto requests = Parse(in);
+  const auto requests = ParseMessages(in);
   ASSERT_EQ(1u, requests.size());
   EXPECT_EQ(0, memcmp(requests[0].payload.data(), buffers_[0]->data(), 4096));
   ASSERT_TRUE(channel_->Reply(requests[0].header.seq));
@@ -188,7 +148,7 @@ TEST_F(BatchTest, AFirstMessageLargerThanTheBufferIsCut) {
 TEST_F(BatchTest, RepliesMayBeCutAnywhere) {
   for (const size_t piece : {1u, 39u, 40u, 41u, 4095u, 4136u, 5000u}) {
     Queue(1, 2);
-    const Bytes out = Answers(ReadBatch(65536));
+    const Bytes out = GoodReplies(ReadBatch(65536));
     for (size_t at = 0; at < out.size();) {
       const size_t bytes = std::min(piece, out.size() - at);
       ASSERT_EQ(static_cast<ssize_t>(bytes),
@@ -206,9 +166,9 @@ TEST_F(BatchTest, StaleRepliesCostNoOther) {
     const auto requests = ReadBatch(4096);
     ASSERT_EQ(1u, requests.size());
     Bytes out;
-    AddReply(&out, 1u << 30, DM_USER_RESP_SUCCESS, Bytes(700, 0xee));
-    AddReply(&out, 1u << 30, DM_USER_RESP_ERROR);
-    const Bytes good = Answers(requests);
+    AppendReply(&out, 1u << 30, DM_USER_RESP_SUCCESS, Bytes(700, 0xee));
+    AppendReply(&out, 1u << 30, DM_USER_RESP_ERROR);
+    const Bytes good = GoodReplies(requests);
     out.insert(out.end(), good.begin(), good.end());
     // A second answer to the same.
     out.insert(out.end(), good.begin(), good.end());
@@ -222,8 +182,8 @@ TEST_F(BatchTest, StaleRepliesCostNoOther) {
   }
   dm_user_batch batch = {};
   Bytes out;
-  AddReply(&out, 1u << 30, DM_USER_RESP_SUCCESS, Bytes(100));
-  AddReply(&out, 1u << 31, DM_USER_RESP_SUCCESS);
+  AppendReply(&out, 1u << 30, DM_USER_RESP_SUCCESS, Bytes(100));
+  AppendReply(&out, 1u << 31, DM_USER_RESP_SUCCESS);
   Bytes in(100);
   ASSERT_EQ(0, Exchange(channel_.get(), out, &in, 0, &batch));
   EXPECT_EQ(2u, batch.stale);
@@ -235,8 +195,8 @@ TEST_F(BatchTest, AWrongLengthEndsTheRequestAndNoOther) {
   const auto requests = ReadBatch(4096);
   ASSERT_EQ(2u, requests.size());
   Bytes out;
-  AddReply(&out, requests[0].header.seq, DM_USER_RESP_SUCCESS, Bytes(4095));
-  const Bytes good = Answers({requests[1]});
+  AppendReply(&out, requests[0].header.seq, DM_USER_RESP_SUCCESS, Bytes(4095));
+  const Bytes good = GoodReplies({requests[1]});
   out.insert(out.end(), good.begin(), good.end());
   ASSERT_EQ(static_cast<ssize_t>(out.size()),
             channel_->Write(out.data(), out.size()));
@@ -270,17 +230,17 @@ TEST_F(BatchTest, ExchangeTakesGivesAndWaits) {
   Io io = StartRead(device_, 0, &buffer);
   ASSERT_EQ(0, Exchange(channel_.get(), {}, &in, kForever, &batch));
   ASSERT_EQ(kHeader, batch.given_bytes);
-  auto requests = Parse(Bytes(in.begin(), in.begin() + kHeader));
+  auto requests = ParseMessages(Bytes(in.begin(), in.begin() + kHeader));
   ASSERT_EQ(1u, requests.size());
   // The answer goes in and the next one comes out, in one call.
   Queue(1, 0);
-  const Bytes out = Answers(requests);
+  const Bytes out = GoodReplies(requests);
   ASSERT_EQ(0, Exchange(channel_.get(), out, &in, kForever, &batch));
   EXPECT_EQ(4096, Await(&io).result);
   EXPECT_EQ(out.size(), batch.taken_bytes);
   ASSERT_EQ(kHeader + 4096, batch.given_bytes);
   in.resize(batch.given_bytes);
-  ASSERT_TRUE(channel_->Reply(Parse(in)[0].header.seq));
+  ASSERT_TRUE(channel_->Reply(ParseMessages(in)[0].header.seq));
   ExpectGood();
 }
 
@@ -314,7 +274,7 @@ TEST_F(BatchTest, BadArgumentsTakeNothing) {
   Channel stream("batch");
   EXPECT_EQ(EINVAL, Batch(&stream, &batch));
   const auto requests = ReadBatch(4096);
-  const Bytes out = Answers(requests);
+  const Bytes out = GoodReplies(requests);
   ASSERT_EQ(static_cast<ssize_t>(out.size()),
             channel_->Write(out.data(), out.size()));
   ExpectGood();
@@ -359,7 +319,7 @@ class UserCopyTest : public testing::Test {
   }
   bool Answer(uint64_t seq) {
     Bytes out;
-    AddReply(&out, seq, DM_USER_RESP_SUCCESS);
+    AppendReply(&out, seq, DM_USER_RESP_SUCCESS);
     return channel_->Write(out.data(), out.size()) ==
            static_cast<ssize_t>(out.size());
   }
@@ -469,9 +429,9 @@ TEST(BatchLoad, FewCallsForManyRequests) {
       if (Exchange(&channel, out, &in, kForever, &batch) != 0) return;
       out.clear();
       for (const WireRequest& request :
-           Parse(Bytes(in.begin(), in.begin() + batch.given_bytes))) {
+           ParseMessages(Bytes(in.begin(), in.begin() + batch.given_bytes))) {
         ++requests;
-        AddReply(&out, request.header.seq, DM_USER_RESP_SUCCESS,
+        AppendReply(&out, request.header.seq, DM_USER_RESP_SUCCESS,
                  Bytes(request.header.len, 5));
       }
     }

@@ -592,5 +592,32 @@ TEST_F(Stream, WakeUpsAreExclusive) {
   }
 }
 
+// A channel that is stopped gets no more, whoever waits in it learns of it, and
+// what it has may be answered; without the flag it goes on.
+TEST_F(Stream, StoppedChannelsGetNoMore) {
+  ASSERT_EQ(0, device_.CreateUser());
+  Channel channel("stream");
+  int result = 0;
+  std::thread reader([&] {
+    WireHeader header;
+    result = static_cast<int>(channel.Read(&header, sizeof(header)));
+  });
+  ASSERT_TRUE(device_.AwaitStatus(kServers, "1"));
+  ASSERT_EQ(0, channel.SetFlags(DM_USER_CHANNEL_STOPPED));
+  reader.join();
+  EXPECT_EQ(-ESHUTDOWN, result);
+  Buffer buffer(4096);
+  Io io = StartRead(device_, 0, &buffer);
+  ASSERT_TRUE(device_.AwaitStatus(kQueued, "1"));
+  WireHeader header;
+  EXPECT_EQ(-ESHUTDOWN, channel.Read(&header, sizeof(header)));
+  ASSERT_EQ(0, channel.SetFlags(0));
+  WireRequest request;
+  ASSERT_TRUE(channel.Next(&request));
+  ASSERT_EQ(0, channel.SetFlags(DM_USER_CHANNEL_STOPPED));
+  ASSERT_TRUE(channel.Reply(0, Pattern(4096, 1)));
+  EXPECT_EQ(4096, Await(&io).result);
+}
+
 }  // namespace
 }  // namespace dmu

@@ -6,7 +6,8 @@
 // Runs as root in a virtual machine made for it. `--module=FILE` names the
 // dm-user.ko to load; it is loaded before the first test and unloaded after
 // the last, and both must work. `--storm=SECONDS` is how long each of the
-// storms lasts. The other cases are in kernel_*_test.cc.
+// storms lasts. `--channel=uring`: the daemon's side of the tests uses io_uring
+// commands in place of read and write. The other cases are in kernel_*_test.cc.
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -78,6 +79,8 @@ int main(int argc, char** argv) {
       dmu::g_module_path = argv[i] + strlen(kFlag);
     } else if (strncmp(argv[i], kStorm, strlen(kStorm)) == 0) {
       dmu::g_storm_seconds = atoi(argv[i] + strlen(kStorm));
+    } else if (strcmp(argv[i], "--channel=uring") == 0) {
+      dmu::Channel::kind = dmu::Channel::Kind::kUring;
     }
   }
   if (dmu::g_module_path.empty()) {
