@@ -432,7 +432,7 @@ TEST(BatchLoad, FewCallsForManyRequests) {
            ParseMessages(Bytes(in.begin(), in.begin() + batch.given_bytes))) {
         ++requests;
         AppendReply(&out, request.header.seq, DM_USER_RESP_SUCCESS,
-                 Bytes(request.header.len, 5));
+                    Bytes(request.header.len, 5));
       }
     }
   });

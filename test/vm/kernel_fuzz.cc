@@ -12,6 +12,7 @@
 // kernel says about itself is for the runner to judge.
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <linux/fs.h>
 #include <poll.h>
 #include <signal.h>
@@ -215,7 +216,7 @@ class Fuzzer {
     }
     if (!random_.OneIn(4)) {
       dm_user_channel set = {};
-      set.flags = random_.OneIn(8) ? random_.Any() : random_.Below(16);
+      set.flags = random_.OneIn(8) ? random_.Any() : random_.Below(32);
       set.coalesce_bytes = CoalesceBytes(set.flags);
       ioctl(fd, DM_USER_IOC_SET_CHANNEL, &set);
     }
@@ -328,7 +329,51 @@ class Fuzzer {
     if (random_.OneIn(10)) {
       batch.reserved[random_.Below(5)] = static_cast<uint32_t>(random_.Any());
     }
+    if (random_.OneIn(3)) {
+      Command(fd, batch);
+      return;
+    }
     ioctl(fd, DM_USER_IOC_BATCH, &batch);
+  }
+
+  // The batch as a command of a ring. It may wait for long, so its memory
+  // stays; another may write into it meanwhile.
+  void Command(int fd, dm_user_batch batch) {
+    if (ring_ready_ && random_.OneIn(50)) {
+      io_uring_queue_exit(&ring_);
+      ring_ready_ = false;
+    }
+    if (!ring_ready_) {
+      ring_ready_ =
+          io_uring_queue_init(
+              8, &ring_, random_.OneIn(2) ? IORING_SETUP_COOP_TASKRUN : 0) == 0;
+    }
+    io_uring_sqe* entry = ring_ready_ ? io_uring_get_sqe(&ring_) : nullptr;
+    if (entry == nullptr) {
+      return;
+    }
+    if (!random_.OneIn(10)) {
+      batch.timeout_ms = random_.OneIn(3) ? 0 : UINT32_MAX;
+    }
+    auto* where = reinterpret_cast<dm_user_batch*>(
+        memory_.good + kGoodBytes + random_.Below(64) * sizeof(batch));
+    *where = batch;
+    memset(entry, 0, sizeof(*entry));
+    entry->opcode = IORING_OP_URING_CMD;
+    entry->fd = fd;
+    entry->flags = random_.OneIn(10) ? IOSQE_ASYNC : 0;
+    entry->cmd_op = random_.OneIn(20) ? static_cast<uint32_t>(random_.Any())
+                                      : DM_USER_IOC_BATCH;
+    dm_user_uring payload = {};
+    payload.batch = reinterpret_cast<uintptr_t>(
+        random_.OneIn(10) ? Somewhere() : reinterpret_cast<uint8_t*>(where));
+    payload.reserved = random_.OneIn(20);
+    memcpy(entry->cmd, &payload, sizeof(payload));
+    io_uring_submit(&ring_);
+    io_uring_cqe* completion = nullptr;
+    while (io_uring_peek_cqe(&ring_, &completion) == 0) {
+      io_uring_cqe_seen(&ring_, completion);
+    }
   }
 
   void Copy(int fd) {
@@ -395,7 +440,7 @@ class Fuzzer {
         break;
       case 9: {
         dm_user_channel set = {};
-        set.flags = random_.Below(16);
+        set.flags = random_.Below(32);
         set.coalesce_bytes = CoalesceBytes(set.flags);
         set.reserved[random_.Below(2)] = random_.OneIn(8) ? random_.Any() : 0;
         ioctl(fd, DM_USER_IOC_SET_CHANNEL,
@@ -427,6 +472,8 @@ class Fuzzer {
   const Memory memory_;
   std::atomic<int>* const fd_;
   Random random_;
+  io_uring ring_ = {};
+  bool ring_ready_ = false;
 };
 
 // Never ends by itself.

@@ -367,7 +367,9 @@ TEST_F(Stream, Ioctls) {
   EXPECT_EQ(unsigned{DM_USER_STATE_NEW}, info.state);
   EXPECT_EQ(DM_USER_FEATURE_FENCED | DM_USER_FEATURE_POLL |
                 DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
-                DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT,
+                DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT |
+                DM_USER_FEATURE_URING | DM_USER_FEATURE_STOPPED |
+                (UringParks() ? DM_USER_FEATURE_URING_PARKS : 0),
             info.features);
   EXPECT_EQ(kDeviceSectors, info.sectors);
   EXPECT_EQ(0u, info.start_sector);
@@ -595,7 +597,6 @@ TEST_F(Stream, WakeUpsAreExclusive) {
 // A channel that is stopped gets no more, whoever waits in it learns of it, and
 // what it has may be answered; without the flag it goes on.
 TEST_F(Stream, StoppedChannelsGetNoMore) {
-  ASSERT_EQ(0, device_.CreateUser());
   Channel channel("stream");
   int result = 0;
   std::thread reader([&] {

@@ -114,8 +114,8 @@ TEST_P(UringEnd, GivesBackWhatItHad) {
     UringBatch first(static_cast<uint32_t>(how.first_bytes));
     UringBatch waiting[2] = {UringBatch(65536), UringBatch(65536)};
     if (channel.SetFlags(kFlags) != 0 || !ring.ok()) _exit(1);
-    if (has_request && (!ring.Submit(channel.fd(), &first) ||
-                        ring.Await(&first) <= 0)) {
+    if (has_request &&
+        (!ring.Submit(channel.fd(), &first) || ring.Await(&first) <= 0)) {
       _exit(2);
     }
     for (int i = 0; i < how.waiting; ++i) {
@@ -215,7 +215,8 @@ TEST_F(UringDeath, AWakeUpIsNotLostWithTheStopped) {
   buffer_.FillPattern(5);
   write_ = StartWrite(device_, 0, &buffer_);
   // Queued, or delivered already where a thread waits for the stopped one.
-  while (device_.StatusNumber(kQueued) + device_.StatusNumber(kDelivered) == 0) {
+  while (device_.StatusNumber(kQueued) + device_.StatusNumber(kDelivered) ==
+         0) {
   }
   ASSERT_EQ(0, kill(child_, SIGKILL));
   Reap();
@@ -283,7 +284,8 @@ TEST_F(UringDeath, ARingThatLivesOnKeepsNothing) {
     for (;;) pause();
   });
   close(hold[0]);
-  EXPECT_EQ("1", device_.StatusField(kChannels)) << "the other's end ended ours";
+  EXPECT_EQ("1", device_.StatusField(kChannels))
+      << "the other's end ended ours";
   ASSERT_EQ(0, kill(child_, SIGKILL));
   Reap();
   EXPECT_TRUE(device_.AwaitStatus(kChannels, "0"));
@@ -291,7 +293,8 @@ TEST_F(UringDeath, ARingThatLivesOnKeepsNothing) {
   close(hold[1]);
 }
 
-// A child closes its copies of the file and ends; the parent's commands wait on.
+// A child closes its copies of the file and ends; the parent's commands wait
+// on.
 TEST_F(UringDeath, SomebodyElsesCloseEndsNothing) {
   Channel channel("death");
   ASSERT_EQ(0, channel.SetFlags(kFlags));

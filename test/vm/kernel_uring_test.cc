@@ -3,8 +3,8 @@
 // Goal: a batch as an io_uring command does what the ioctl does, waits without
 // holding anything up, and never loses a request or a wake-up on its way.
 // Method: the daemon's side by hand, one command at a time. Who dies with a
-// command under way is in kernel_uring_death_test.cc; the other kernel tests run
-// over this channel too (--channel=uring).
+// command under way is in kernel_uring_death_test.cc; the other kernel tests
+// run over this channel too (--channel=uring).
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -44,9 +44,8 @@ class UringTest : public testing::Test {
     const size_t i = ios_.size();
     buffers_.push_back(std::make_unique<Buffer>(4096));
     if (write) buffers_.back()->FillPattern(static_cast<uint32_t>(i));
-    ios_.push_back(write
-                       ? StartWrite(device_, 4096 * i, buffers_.back().get())
-                       : StartRead(device_, 4096 * i, buffers_.back().get()));
+    ios_.push_back(write ? StartWrite(device_, 4096 * i, buffers_.back().get())
+                         : StartRead(device_, 4096 * i, buffers_.back().get()));
   }
   void Queue(size_t writes, size_t reads) {
     for (size_t i = 0; i < writes + reads; ++i) StartIo(i < writes);
@@ -59,8 +58,8 @@ class UringTest : public testing::Test {
   }
   std::vector<WireRequest> Given(const UringBatch& command, int result) {
     EXPECT_GT(result, 0) << strerror(-result);
-    return ParseMessages(Bytes(
-        command.requests.begin(), command.requests.begin() + std::max(result, 0)));
+    return ParseMessages(Bytes(command.requests.begin(),
+                               command.requests.begin() + std::max(result, 0)));
   }
   void ExpectGood() {
     for (size_t i = 0; i < ios_.size(); ++i) {
@@ -373,8 +372,7 @@ TEST_F(UringTest, ChannelsTakeTurns) {
     ASSERT_EQ(1u, requests.size());
     got->replies = GoodReplies(requests);
     ++served[is_mine ? 0 : 1];
-    ASSERT_TRUE(
-        uring_.Submit((is_mine ? channel_->fd() : other.fd()), got));
+    ASSERT_TRUE(uring_.Submit((is_mine ? channel_->fd() : other.fd()), got));
     EXPECT_EQ(4096, Await(&ios_.back()).result);
   }
   if (UringParks()) {
@@ -474,7 +472,8 @@ TEST_F(UringTest, KindsOfRings) {
       ASSERT_TRUE(ring.Submit(channel.fd(), &fetch));
       EXPECT_EQ(4096, Await(&ios_.back()).result);
     }
-    // The last one waits, or is about to where a thread of the kernel's submits.
+    // The last one waits, or is about to where a thread of the kernel's
+    // submits.
     ASSERT_EQ(0, channel.SetFlags(kFlags | DM_USER_CHANNEL_STOPPED));
     EXPECT_EQ(-ESHUTDOWN, ring.Await(&fetch));
   }

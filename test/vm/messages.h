@@ -17,8 +17,8 @@ namespace dmu {
 
 // The messages in a buffer; one that is cut fails the test. `headers_only`:
 // user copy.
-inline std::vector<WireRequest> ParseMessages(
-    const std::vector<uint8_t>& bytes, bool headers_only = false) {
+inline std::vector<WireRequest> ParseMessages(const std::vector<uint8_t>& bytes,
+                                              bool headers_only = false) {
   std::vector<WireRequest> requests;
   for (size_t at = 0; at + sizeof(WireHeader) <= bytes.size();) {
     WireRequest request;
@@ -38,7 +38,8 @@ inline std::vector<WireRequest> ParseMessages(
 }
 
 // Good replies to all; reads get the pattern of their sector.
-inline std::vector<uint8_t> GoodReplies(const std::vector<WireRequest>& requests) {
+inline std::vector<uint8_t> GoodReplies(
+    const std::vector<WireRequest>& requests) {
   std::vector<uint8_t> out;
   for (const WireRequest& request : requests) {
     const WireHeader& h = request.header;

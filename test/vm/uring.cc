@@ -59,16 +59,14 @@ bool Uring::Submit(int fd, UringBatch* command) {
 void Uring::Reap(int timeout_ms) {
   io_uring_cqe* completion = nullptr;
   if (timeout_ms > 0) {
-    __kernel_timespec time = {timeout_ms / 1000,
-                              timeout_ms % 1000 * 1000000LL};
+    __kernel_timespec time = {timeout_ms / 1000, timeout_ms % 1000 * 1000000LL};
     io_uring_wait_cqe_timeout(&ring_, &completion, &time);
   } else {
     // Runs what the kernel has put in for this task, too.
     io_uring_get_events(&ring_);
   }
   while (io_uring_peek_cqe(&ring_, &completion) == 0) {
-    auto* command =
-        static_cast<UringBatch*>(io_uring_cqe_get_data(completion));
+    auto* command = static_cast<UringBatch*>(io_uring_cqe_get_data(completion));
     if (command != nullptr) results_[command] = completion->res;
     io_uring_cqe_seen(&ring_, completion);
   }
