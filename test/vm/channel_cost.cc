@@ -6,7 +6,10 @@
 // instructions (QEMU's -icount shift=0) a nanosecond is an instruction, of all:
 // client, kernel and server.
 //
-// usage: channel_cost DEPTH REQUESTS WAY...
+// usage: channel_cost DEPTH REQUESTS {WAY|BLOCK_DEVICE}...
+//
+// A block device, of whatever kind, is read as it is: the bare one, or one that
+// the daemon serves.
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -270,12 +273,23 @@ void Measure(const std::string& way, unsigned depth, unsigned count) {
       static_cast<double>(usage.ru_nvcsw + usage.ru_nivcsw) / count);
 }
 
+void MeasureDevice(const std::string& path, unsigned depth, unsigned count) {
+  Load(path, depth, 500);
+  const uint64_t client_ns = RunNs(getpid());
+  const uint64_t start_ns = NowNs();
+  Load(path, depth, count);
+  const uint64_t ns = NowNs() - start_ns;
+  printf("%-12s depth %2u: %6.2f us (client %.2f)\n", path.c_str(), depth,
+         static_cast<double>(ns) / count / 1000,
+         static_cast<double>(RunNs(getpid()) - client_ns) / count / 1000);
+}
+
 }  // namespace
 }  // namespace dmu
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    fprintf(stderr, "usage: %s DEPTH REQUESTS WAY...\n", argv[0]);
+    fprintf(stderr, "usage: %s DEPTH REQUESTS {WAY|BLOCK_DEVICE}...\n", argv[0]);
     return 2;
   }
   void* shared = mmap(nullptr, sizeof(dmu::Figures), PROT_READ | PROT_WRITE,
@@ -283,6 +297,12 @@ int main(int argc, char** argv) {
   dmu::Check(shared != MAP_FAILED, "mmap");
   dmu::g_figures = static_cast<dmu::Figures*>(shared);
   for (int i = 3; i < argc; ++i) {
+    const auto depth = static_cast<unsigned>(atoi(argv[1]));
+    const auto count = static_cast<unsigned>(atoi(argv[2]));
+    if (argv[i][0] == '/') {
+      dmu::MeasureDevice(argv[i], depth, count);
+      continue;
+    }
     if (dmu::kWays.count(argv[i]) == 0) {
       fprintf(stderr, "%s: no such way; there are:", argv[i]);
       for (const auto& way : dmu::kWays)
@@ -290,8 +310,7 @@ int main(int argc, char** argv) {
       fprintf(stderr, "\n");
       return 2;
     }
-    dmu::Measure(argv[i], static_cast<unsigned>(atoi(argv[1])),
-                 static_cast<unsigned>(atoi(argv[2])));
+    dmu::Measure(argv[i], depth, count);
   }
   return 0;
 }
