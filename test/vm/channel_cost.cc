@@ -289,7 +289,8 @@ void MeasureDevice(const std::string& path, unsigned depth, unsigned count) {
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    fprintf(stderr, "usage: %s DEPTH REQUESTS {WAY|BLOCK_DEVICE}...\n", argv[0]);
+    fprintf(stderr, "usage: %s DEPTH REQUESTS {WAY|BLOCK_DEVICE}...\n",
+            argv[0]);
     return 2;
   }
   void* shared = mmap(nullptr, sizeof(dmu::Figures), PROT_READ | PROT_WRITE,

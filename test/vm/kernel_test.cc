@@ -79,6 +79,8 @@ int main(int argc, char** argv) {
       dmu::g_module_path = argv[i] + strlen(kFlag);
     } else if (strncmp(argv[i], kStorm, strlen(kStorm)) == 0) {
       dmu::g_storm_seconds = atoi(argv[i] + strlen(kStorm));
+    } else if (strcmp(argv[i], "--channel=uring") == 0) {
+      dmu::Channel::kind = dmu::Channel::Kind::kUring;
     }
     if (strcmp(argv[i], "--channel=uring") == 0) {
       dmu::Channel::kind = dmu::Channel::Kind::kUring;
