@@ -204,6 +204,16 @@ int CreateEmpty(const std::string& name) {
   return error != 0 ? error : EIO;
 }
 
+// Mounted, or below another device: that does not end by itself.
+bool HasUser(const std::string& name) {
+  TaskPtr task = MakeTask(DM_DEVICE_INFO, name);
+  dm_info info = {};
+  return task != nullptr && dm_task_run(task.get()) != 0 &&
+         dm_task_get_info(task.get(), &info) != 0 && info.exists != 0 &&
+         (dm_device_has_mounted_fs(info.major, info.minor) != 0 ||
+          dm_device_has_holders(info.major, info.minor) != 0);
+}
+
 // Ours, and without a live table: nobody can have it open.
 bool IsHalfMade(const std::string& name) {
   TaskPtr task = MakeTask(DM_DEVICE_INFO, name);
@@ -375,6 +385,11 @@ absl::Status RemoveUserDevice(const std::string& name) {
   if (!is_ours.ok()) return is_ours;
   TaskPtr task = MakeTask(DM_DEVICE_REMOVE, name);
   if (task == nullptr) return NoMemory();
+  // udev looks at what was just unmounted, and has it open for a moment.
+  if (dm_udev_get_sync_support() != 0 && !HasUser(name) &&
+      dm_task_retry_remove(task.get()) == 0) {
+    return NoMemory();
+  }
   const int error = RunSynced(task.get());
   if (error == 0) return absl::OkStatus();
   if (error == EBUSY) {

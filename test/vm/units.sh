@@ -188,7 +188,8 @@ third_boot() {
   then
     fail "something stayed"
   fi
-  [ ! -e /dev/mapper/new ] || fail "the device stayed"
+  [ ! -e /dev/mapper/new ] ||
+    fail "the device stayed: $(journalctl -b -u 'dm-user*' --no-pager)"
 }
 
 case $VM_BOOT in
