@@ -86,7 +86,7 @@ check_includes() {
     [[ $from == daemon/* || $from == proto || $from == dm-user/* ||
       $from == tools || $from == tools/* ]] || continue
     case $1 in
-      daemon/main.cc)
+      daemon/main.cc | daemon/options.*)
         [[ $from != tools* ]] || breach "$1: includes $from"
         ;;
       daemon/* | tools/client/*)
