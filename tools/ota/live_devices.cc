@@ -117,6 +117,10 @@ absl::Status LiveDevices::Merge(const Snapshot& snapshot,
   return MergeResult(*last);
 }
 
+absl::Status LiveDevices::Finish(const std::string& name) {
+  return tools::FinishDevice(name, control_path_);
+}
+
 absl::Status LiveDevices::PauseMerge(const std::string& name) {
   absl::StatusOr<ControlClient> client =
       ControlClient::Connect({.path = control_path_});
