@@ -74,6 +74,7 @@ class ServedHere : public Devices {
     return summary->finished ? absl::OkStatus()
                              : absl::CancelledError("a bit of it");
   }
+  absl::Status Finish(const std::string&) override { return absl::OkStatus(); }
   absl::Status PauseMerge(const std::string&) override {
     return absl::OkStatus();
   }

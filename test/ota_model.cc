@@ -238,6 +238,12 @@ absl::Status ModelWorld::TakeOn(Kind kind, const ota::OtaImage& record,
              "no undo log is kept");
       return Write(image, Base::kNew, faults_.merge);
     }
+    case Kind::kFinish:
+      Expect(phase == OtaState::MERGED, "finished in another phase");
+      Expect(image->base == Base::kNew, "finished on a base that is not new");
+      if (faults_.other) return broken;
+      // The device stays, but for whom it is of no matter.
+      return Effect() ? absl::OkStatus() : Cut();
     case Kind::kPauseMerge:
       return faults_.other ? broken : absl::OkStatus();
     case Kind::kUndo: {

@@ -40,7 +40,7 @@ root /dev/mapper/root" ] || fail "boot: $got, $(cat /run/boot.said)"
       ;;
     plain)
       [ "$got" = "plain
-root /dev/vda" ] || fail "boot: $got, $(cat /run/boot.said)"
+root /run/disks/base" ] || fail "boot: $got, $(cat /run/boot.said)"
       ;;
   esac
 }
@@ -49,11 +49,13 @@ mkdir -p /run/disks
 mount -t tmpfs tmpfs /run/disks
 mkdir /run/disks/state
 cp /dev/vda /run/disks/old.img
+# As by-partlabel: the daemon has it under its own name.
+ln -s /dev/vda /run/disks/base
 cat >/run/disks/manifest <<TEXT
 update: "guest"
 boots_max: 2
 image {
-  name: "root" base: "/dev/vda" cow: "/dev/vdb" undo_log: "root.undo"
+  name: "root" base: "/run/disks/base" cow: "/dev/vdb" undo_log: "root.undo"
   cow_sha256: "$(sha256sum </dev/vdb | cut -d' ' -f1)"
 }
 TEXT
@@ -73,6 +75,8 @@ ota merge --quiet
 is_phase merged
 same /dev/vda /dev/vdc
 same /dev/mapper/root /dev/vdc
+# On the base itself now; nobody serves it.
+dmsetup table root | grep -q ' linear ' || fail "$(dmsetup table root)"
 expect 5 '/dev/mapper/root' ota clean
 is_phase merged
 

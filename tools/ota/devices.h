@@ -37,6 +37,9 @@ class Devices {
   virtual absl::Status Merge(const Snapshot& snapshot,
                              const std::string& undo_log,
                              const std::atomic<bool>* stop) = 0;
+  // Of a device that is served and merged: it goes on without the daemon, on
+  // the base itself, and whoever reads it notices nothing.
+  virtual absl::Status Finish(const std::string& name) = 0;
   virtual absl::Status PauseMerge(const std::string& name) = 0;
 };
 

@@ -68,6 +68,12 @@ absl::Status FileWorld::Take(const Step& step, const OtaState& state) {
       return PrepareUndoLog(image);
     case Step::Kind::kMerge:
       return Merge(image, /*keep_log=*/!state.forward_only());
+    case Step::Kind::kFinish: {
+      absl::StatusOr<Presence> presence = devices_.Look(SnapshotOf(image));
+      if (!presence.ok()) return presence.status();
+      if (*presence != Presence::kServed) return absl::OkStatus();
+      return devices_.Finish(image.name());
+    }
     case Step::Kind::kPauseMerge: {
       absl::StatusOr<Presence> presence = devices_.Look(SnapshotOf(image));
       if (!presence.ok()) return presence.status();

@@ -3,6 +3,8 @@
 // live_devices.cc - see live_devices.h.
 #include "tools/ota/live_devices.h"
 
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <system_error>
 
@@ -17,9 +19,17 @@ namespace {
 // Root file systems wait for a daemon; an error would be the end of them.
 constexpr char kOrphanTimeout[] = "forever";
 
+// The daemon knows /dev/vda by that name, whatever link led there.
+// std::filesystem::equivalent() calls no two device nodes the same.
 bool IsSame(const std::string& a, const std::string& b) {
-  std::error_code error;
-  return a == b || std::filesystem::equivalent(a, b, error);
+  if (a == b) return true;
+  struct stat of_a = {};
+  struct stat of_b = {};
+  if (stat(a.c_str(), &of_a) != 0 || stat(b.c_str(), &of_b) != 0) return false;
+  if (S_ISBLK(of_a.st_mode)) {
+    return S_ISBLK(of_b.st_mode) && of_a.st_rdev == of_b.st_rdev;
+  }
+  return of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
 }
 
 absl::Status MergeResult(const proto::DeviceStatus& device) {
@@ -115,6 +125,10 @@ absl::Status LiveDevices::Merge(const Snapshot& snapshot,
         snapshot.name, ": not waited for; the daemon goes on with the merge"));
   }
   return MergeResult(*last);
+}
+
+absl::Status LiveDevices::Finish(const std::string& name) {
+  return tools::FinishDevice(name, control_path_);
 }
 
 absl::Status LiveDevices::PauseMerge(const std::string& name) {

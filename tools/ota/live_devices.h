@@ -26,6 +26,7 @@ class LiveDevices : public Devices {
   absl::Status Unmap(const std::string& name) override;
   absl::Status Merge(const Snapshot& snapshot, const std::string& undo_log,
                      const std::atomic<bool>* stop) override;
+  absl::Status Finish(const std::string& name) override;
   absl::Status PauseMerge(const std::string& name) override;
 
  private:

@@ -244,6 +244,9 @@ Plan PlanBless(const OtaState& state, const Facts& facts) {
   }
 }
 
+// Devices are finished when the phase says that nothing needs them any more:
+// before, an undo or the rest of a merge could want them served. One that
+// cannot be finished is served until the next boot, which is plain.
 Plan PlanMerge(const OtaState& state) {
   switch (state.phase()) {
     case OtaState::GOOD:
@@ -253,9 +256,14 @@ Plan PlanMerge(const OtaState& state) {
           .Enter(OtaState::MERGING)
           .Each(Kind::kMerge)
           .Enter(OtaState::MERGED)
+          .Each(Kind::kFinish, /*may_fail=*/true)
           .Done();
     case OtaState::MERGING:
-      return Builder(state).Each(Kind::kMerge).Enter(OtaState::MERGED).Done();
+      return Builder(state)
+          .Each(Kind::kMerge)
+          .Enter(OtaState::MERGED)
+          .Each(Kind::kFinish, /*may_fail=*/true)
+          .Done();
     case OtaState::MERGED:
       return Nothing("the update is merged already");
     case OtaState::UNDOING:
@@ -265,6 +273,7 @@ Plan PlanMerge(const OtaState& state) {
           .Enter(OtaState::MERGING)
           .Each(Kind::kMerge)
           .Enter(OtaState::MERGED)
+          .Each(Kind::kFinish, /*may_fail=*/true)
           .Done();
     case OtaState::NONE:
       return Refused(kNoUpdate);
@@ -528,6 +537,8 @@ std::string StepName(Step::Kind kind) {
       return "prepare-undo-log";
     case Kind::kMerge:
       return "merge";
+    case Kind::kFinish:
+      return "finish";
     case Kind::kPauseMerge:
       return "pause-merge";
     case Kind::kUndo:

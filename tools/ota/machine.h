@@ -70,6 +70,7 @@ struct Step {
     kCheckUnused,     // nor is the base in use, in any way
     kPrepareUndoLog,  // the log is there, with room for all of the merge
     kMerge,           // to the end
+    kFinish,          // its device is put on the base, if it is served
     kPauseMerge,      // if one is under way
     kUndo,            // to the end
     kMap,             // /dev/mapper/NAME shows the new image
