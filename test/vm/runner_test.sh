@@ -57,6 +57,6 @@ grep -q 'Linux version 6\.12' "$share/version"
 # Wrong calls are told apart from all of the above, before anything starts.
 expect 64 "unknown option" "true" --no-such-option
 expect 66 "no such file" "true" --disk "$TEST_TMPDIR/none.img"
-if tools/vm run "$TEST_TMPDIR/none.sh" 2>"$TEST_TMPDIR/error"; then exit 1; fi
+if tools/vm run --no-module "$TEST_TMPDIR/none.sh" 2>"$TEST_TMPDIR/error"; then exit 1; fi
 grep -q 'none.sh: no such file' "$TEST_TMPDIR/error"
 echo "$runs cases"
