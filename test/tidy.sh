@@ -35,7 +35,7 @@ breach() {
 
 # All source files, without what builds leave behind.
 files() {
-  find . \( -name .git -o -name 'bazel-*' -o -name LICENSES \) -prune -o \
+  find . \( -name .git -o -name 'bazel-*' -o -name LICENSES -o -name __pycache__ \) -prune -o \
     -type f ! -name '*.mod' ! -name '*.mod.c' ! -name '*.o' ! -name '*.ko' \
     ! -name '*.cmd' ! -name Module.symvers ! -name modules.order -print |
     sed 's#^\./##' | LC_ALL=C sort

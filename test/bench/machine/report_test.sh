@@ -5,6 +5,8 @@
 # not go unnoticed.
 # usage: report_test.sh REPORT_PY
 set -euo pipefail
+# The folder of a test leads to the sources.
+export PYTHONDONTWRITEBYTECODE=1
 folder=$(dirname "$1")
 work=$TEST_TMPDIR
 
