@@ -6,25 +6,10 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "google/protobuf/io/tokenizer.h"
-#include "google/protobuf/text_format.h"
 #include "tools/file_io.h"
+#include "tools/protobuf_text.h"
 
 namespace dmu::tools {
-namespace {
-
-// The first error with its place.
-class FirstError : public google::protobuf::io::ErrorCollector {
- public:
-  void AddError(int line, int column, const std::string& message) override {
-    if (!text.empty()) return;
-    text =
-        absl::StrCat("line ", line + 1, ", column ", column + 1, ": ", message);
-  }
-  std::string text;
-};
-
-}  // namespace
 
 absl::StatusOr<proto::UserTab> ReadUserTab(const std::string& path) {
   absl::StatusOr<File> file = File::OpenForRead(path);
@@ -34,12 +19,8 @@ absl::StatusOr<proto::UserTab> ReadUserTab(const std::string& path) {
       0, ByteSpan(reinterpret_cast<uint8_t*>(text.data()), text.size()));
   if (!status.ok()) return status;
   proto::UserTab table;
-  google::protobuf::TextFormat::Parser parser;
-  FirstError error;
-  parser.RecordErrorsTo(&error);
-  if (!parser.ParseFromString(text, &table)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.text));
-  }
+  status = ParseText(text, path, &table);
+  if (!status.ok()) return status;
   for (const proto::UserDevice& device : table.device()) {
     const auto same = [&device](const proto::UserDevice& other) {
       return other.name() == device.name();

@@ -7,8 +7,9 @@ usage: count_tests.py LOG TESTLOGS STATUS
 LOG is Bazel's output, TESTLOGS its folder of reports, STATUS its exit status.
 A GoogleTest target counts by its cases, any other target as one; a target that
 did not build, timed out or died counts as one that failed. Prints of each failed
-target the cases that did not end well and the end of its log, a line per target
-and, last, "N passed, N failed". Exit status: 0 only if all passed.
+target the cases that did not end well and the end of its log, a line for each
+target that did not pass and, last, "N passed, N failed". Exit status: 0 only if
+all passed.
 """
 import os
 import re
@@ -111,7 +112,8 @@ def main():
             bad = 1
         passed += good
         failed += bad
-        print(f"{verdict:8} {target:40} {good} passed, {bad} failed{rest}")
+        if verdict != "PASSED" or bad:
+            print(f"{verdict:8} {target:40} {good} passed, {bad} failed{rest}")
     if status != 0 and failed == 0:
         print("bazel test ended with status %d: see its output above" % status)
         failed = 1

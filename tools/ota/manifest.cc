@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "tools/file_io.h"
 #include "tools/ota/machine.h"
-#include "tools/ota/protobuf_text.h"
+#include "tools/protobuf_text.h"
 #include "tools/sha256.h"
 
 namespace dmu::ota {
@@ -121,7 +121,7 @@ absl::StatusOr<Manifest> ReadManifest(const std::string& path,
         absl::StrCat(path, " has the SHA-256 ", digest, "; expected ", sha256));
   }
   proto::OtaManifest message;
-  absl::Status status = ParseText(*text, path, &message);
+  absl::Status status = tools::ParseText(*text, path, &message);
   if (!status.ok()) return status;
   if (message.image_size() == 0 || message.image_size() > kImagesMax) {
     return absl::InvalidArgumentError(

@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/text_format.h"
 #include "tools/ota/machine.h"
-#include "tools/ota/protobuf_text.h"
+#include "tools/protobuf_text.h"
 #include "tools/sha256.h"
 
 namespace dmu::ota {
@@ -84,7 +84,7 @@ absl::StatusOr<proto::OtaState> Store::Load() const {
         "machine's images are whole"));
   }
   proto::OtaState state;
-  absl::Status parsed = ParseText(body, Path(), &state);
+  absl::Status parsed = tools::ParseText(body, Path(), &state);
   if (!parsed.ok()) return absl::DataLossError(parsed.message());
   if (state.version() > kStateVersion) {
     return absl::UnimplementedError(

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // protobuf_text.cc - see protobuf_text.h.
-#include "tools/ota/protobuf_text.h"
+#include "tools/protobuf_text.h"
 
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
 
-namespace dmu::ota {
+namespace dmu::tools {
 namespace {
 
 class FirstError : public google::protobuf::io::ErrorCollector {
@@ -31,4 +31,4 @@ absl::Status ParseText(const std::string& text, const std::string& path,
   return absl::InvalidArgumentError(absl::StrCat(path, ": ", error.text));
 }
 
-}  // namespace dmu::ota
+}  // namespace dmu::tools
