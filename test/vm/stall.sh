@@ -81,6 +81,8 @@ dmsetup resume below
 for pid in "${waiting[@]}"; do
   wait "$pid" || fail "one that waited ended with $?: $(cat /run/writer.out)"
 done
+# A write is where the daemon's disk is only when it has been flushed.
+dd if=/dev/null of=/dev/mapper/stuck bs=4k count=0 conv=notrunc,fsync 2>/dev/null
 others well-again
 cmp -n $((256 << 10)) -i $((32 << 20)):0 /dev/ram0 /run/read ||
   fail "what was read is not what is there"
