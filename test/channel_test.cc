@@ -326,6 +326,22 @@ TEST_P(ChannelTest, WaitsForMemoryAndLosesNothing) {
   }
 }
 
+// More answers at a time than leave in one call, with a payload and without.
+TEST_P(ChannelTest, ManyAnswersTogether) {
+  ScriptedBackend* backend = ServeScripted(/*buffers=*/50, /*slots=*/100);
+  backend->hold = true;
+  std::vector<uint64_t> seqs;
+  for (uint64_t i = 0; i < 100; ++i) {
+    seqs.push_back(i % 3 == 0 ? kernel_.Send(DM_USER_REQ_MAP_READ, i, 512)
+                              : kernel_.Send(DM_USER_REQ_MAP_FLUSH, 0, 0));
+  }
+  RunUntil([&] { return backend->held.size() == seqs.size(); });
+  for (Request* request : backend->held) backend->Answer(request);
+  for (const uint64_t seq : seqs) {
+    EXPECT_EQ(Answer(seq).type, DM_USER_RESP_SUCCESS);
+  }
+}
+
 // A long read fails after its success header has left: the channel opens anew,
 // the kernel gives everything again, and that one request is refused.
 TEST_P(ChannelTest, LateReadErrorRefusesTheWholeRequest) {

@@ -15,6 +15,7 @@
 
 #include "daemon/io/loop_epoll.h"
 #include "gtest/gtest.h"
+#include "test/pool_taker.h"
 
 namespace dmu {
 namespace {
@@ -26,20 +27,21 @@ class PoolTrimmerTest : public ::testing::Test {
   void SetUp() override {
     loop_ = EpollLoop::Create();
     pool_ = BufferPool::Create(kCount);
+    taker_ = std::make_unique<PoolTaker>(pool_.get());
     trimmer_ = std::make_unique<PoolTrimmer>(pool_.get(), loop_.get());
     // Where all of it begins.
-    first_ = pool_->Acquire();
-    pool_->Release(first_);
+    first_ = taker_->Acquire(BufferPool::kBufferBytes);
+    taker_->Release(first_);
   }
 
   // Takes and touches so many, and gives them back.
   void Use(uint32_t count) {
     std::vector<uint8_t*> buffers;
     for (uint32_t i = 0; i < count; ++i) {
-      buffers.push_back(pool_->Acquire());
+      buffers.push_back(taker_->Acquire(BufferPool::kBufferBytes));
       memset(buffers.back(), 1, BufferPool::kBufferBytes);
     }
-    for (uint8_t* buffer : buffers) pool_->Release(buffer);
+    for (uint8_t* buffer : buffers) taker_->Release(buffer);
   }
 
   size_t PagesThere() {
@@ -63,6 +65,7 @@ class PoolTrimmerTest : public ::testing::Test {
 
   std::unique_ptr<EpollLoop> loop_;
   std::unique_ptr<BufferPool> pool_;
+  std::unique_ptr<PoolTaker> taker_;
   std::unique_ptr<PoolTrimmer> trimmer_;
   uint8_t* first_ = nullptr;
 };
@@ -101,13 +104,13 @@ TEST_F(PoolTrimmerTest, AFewBuffersStayAndWakeNobody) {
 TEST_F(PoolTrimmerTest, WhatIsInUseStays) {
   std::vector<uint8_t*> buffers;
   for (uint32_t i = 0; i < kCount; ++i) {
-    buffers.push_back(pool_->Acquire());
+    buffers.push_back(taker_->Acquire(BufferPool::kBufferBytes));
     memset(buffers.back(), static_cast<int>(i + 1), BufferPool::kBufferBytes);
   }
   Pass(3 * PoolTrimmer::kQuietUs);
   // Steady load: nothing is given back.
   while (buffers.size() > 2) {
-    pool_->Release(buffers.back());
+    taker_->Release(buffers.back());
     buffers.pop_back();
   }
   Pass(3 * PoolTrimmer::kQuietUs);
@@ -115,7 +118,7 @@ TEST_F(PoolTrimmerTest, WhatIsInUseStays) {
     for (uint32_t at = 0; at < BufferPool::kBufferBytes; ++at) {
       ASSERT_EQ(buffers[i][at], i + 1);
     }
-    pool_->Release(buffers[i]);
+    taker_->Release(buffers[i]);
   }
 }
 

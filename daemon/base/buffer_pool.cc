@@ -3,6 +3,8 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "daemon/base/check.h"
@@ -25,8 +27,10 @@ std::unique_ptr<BufferPool> BufferPool::Create(uint32_t count) {
 }
 
 BufferPool::BufferPool(uint8_t* memory, uint32_t count)
-    : memory_(memory), count_(count) {
+    : memory_(memory), count_(count), pieces_(count) {
+  static_assert(kPieces == 8 * sizeof(pieces_[0]));
   free_.reserve(count);
+  partial_.reserve(count);
   // Handed out from the back, lowest first: a quiet daemon keeps using the same
   // few buffers and touches no others.
   for (uint32_t i = count; i > 0; --i) free_.push_back(i - 1);
@@ -37,8 +41,31 @@ BufferPool::~BufferPool() {
   munmap(memory_, size_t{count_} * kBufferBytes);
 }
 
-uint8_t* BufferPool::Acquire() {
-  if (free_.empty()) return nullptr;
+bool BufferPool::CanAcquire(uint64_t bytes, const Share& share) const {
+  uint64_t left_bytes = uint64_t{free_.size()} * kBufferBytes;
+  if (FitsPiece(bytes)) left_bytes += uint64_t{pieces_free_} * kPieceBytes;
+  return left_bytes > 0 && share.bytes <= left_bytes;
+}
+
+uint8_t* BufferPool::Acquire(uint64_t bytes, Share* share) {
+  DMU_CHECK(bytes <= kBufferBytes);
+  if (!CanAcquire(bytes, *share)) return nullptr;
+  uint8_t* buffer = nullptr;
+  if (FitsPiece(bytes)) {
+    buffer = AcquirePiece();
+    share->bytes += kPieceBytes;
+  } else {
+    buffer = memory_ + size_t{AcquireWhole()} * kBufferBytes;
+    share->bytes += kBufferBytes;
+  }
+  // What was given back in one may be enough for several that wait.
+  if (waiters_head_ != nullptr) PassOn();
+  return buffer;
+}
+
+// Its index. There is one.
+uint32_t BufferPool::AcquireWhole() {
+  DMU_CHECK(!free_.empty());
   const uint32_t i = free_.back();
   free_.pop_back();
   if (in_use() > peak_) peak_ = in_use();
@@ -46,22 +73,68 @@ uint8_t* BufferPool::Acquire() {
     Task* burst = std::exchange(burst_, nullptr);
     burst->run(burst->context);
   }
-  return memory_ + size_t{i} * kBufferBytes;
+  return i;
 }
 
-void BufferPool::Release(uint8_t* buffer) {
+uint8_t* BufferPool::AcquirePiece() {
+  if (partial_.empty()) {
+    const uint32_t i = AcquireWhole();
+    ++cut_;
+    pieces_free_ += kPieces;
+    partial_.push_back(i);
+  }
+  const uint32_t i = partial_.back();
+  const auto piece = static_cast<uint32_t>(std::countr_one(pieces_[i]));
+  pieces_[i] = static_cast<uint16_t>(pieces_[i] | 1u << piece);
+  --pieces_free_;
+  if (std::countr_one(pieces_[i]) == kPieces) partial_.pop_back();
+  return memory_ + size_t{i} * kBufferBytes + size_t{piece} * kPieceBytes;
+}
+
+void BufferPool::Release(uint8_t* buffer, Share* share) {
   const size_t distance = static_cast<size_t>(buffer - memory_);
-  DMU_CHECK(distance % kBufferBytes == 0);
+  DMU_CHECK(distance % kPieceBytes == 0);
   DMU_CHECK(distance / kBufferBytes < count_);
-  DMU_CHECK(free_.size() < count_);
-  free_.push_back(static_cast<uint32_t>(distance / kBufferBytes));
-  if (waiters_head_ == nullptr) return;
-  Task* waiter = waiters_head_;
-  CancelWait(waiter);
-  waiter->run(waiter->context);
+  const auto i = static_cast<uint32_t>(distance / kBufferBytes);
+  const uint64_t bytes = pieces_[i] != 0 ? kPieceBytes : kBufferBytes;
+  DMU_CHECK(share->bytes >= bytes);
+  share->bytes -= bytes;
+  if (pieces_[i] != 0) {
+    ReleasePiece(i, distance % kBufferBytes / kPieceBytes);
+  } else {
+    DMU_CHECK(distance % kBufferBytes == 0);
+    DMU_CHECK(free_.size() < count_);
+    free_.push_back(i);
+  }
+  PassOn();
 }
 
-void BufferPool::Wait(Task* waiter) {
+void BufferPool::ReleasePiece(uint32_t i, uint32_t piece) {
+  const auto bit = static_cast<uint16_t>(1u << piece);
+  DMU_CHECK((pieces_[i] & bit) != 0);
+  if (std::countr_one(pieces_[i]) == kPieces) partial_.push_back(i);
+  pieces_[i] = static_cast<uint16_t>(pieces_[i] & ~bit);
+  ++pieces_free_;
+  if (pieces_[i] != 0) return;
+  partial_.erase(std::find(partial_.begin(), partial_.end(), i));
+  pieces_free_ -= kPieces;
+  --cut_;
+  free_.push_back(i);
+}
+
+void BufferPool::PassOn() {
+  for (Waiter* waiter = waiters_head_; waiter != nullptr;
+       waiter = static_cast<Waiter*>(waiter->next)) {
+    if (!CanAcquire(waiter->bytes, *waiter->share)) continue;
+    CancelWait(waiter);
+    waiter->run(waiter->context);
+    return;
+  }
+}
+
+void BufferPool::Wait(Waiter* waiter, uint64_t bytes, const Share* share) {
+  waiter->bytes = bytes;
+  waiter->share = share;
   if (waiter->queued) return;
   waiter->queued = true;
   waiter->next = nullptr;
@@ -73,15 +146,20 @@ void BufferPool::Wait(Task* waiter) {
   waiters_tail_ = waiter;
 }
 
-void BufferPool::CancelWait(Task* waiter) {
-  Task* previous = nullptr;
-  for (Task* task = waiters_head_; task != nullptr;
-       previous = task, task = task->next) {
-    if (task != waiter) continue;
-    (previous != nullptr ? previous->next : waiters_head_) = task->next;
-    if (waiters_tail_ == task) waiters_tail_ = previous;
-    task->next = nullptr;
-    task->queued = false;
+void BufferPool::CancelWait(Waiter* waiter) {
+  Waiter* previous = nullptr;
+  for (Waiter* at = waiters_head_; at != nullptr;
+       previous = at, at = static_cast<Waiter*>(at->next)) {
+    if (at != waiter) continue;
+    auto* next = static_cast<Waiter*>(at->next);
+    if (previous != nullptr) {
+      previous->next = next;
+    } else {
+      waiters_head_ = next;
+    }
+    if (waiters_tail_ == at) waiters_tail_ = previous;
+    at->next = nullptr;
+    at->queued = false;
     return;
   }
 }

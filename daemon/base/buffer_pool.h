@@ -5,6 +5,15 @@
 // Address space only until a buffer is first used; nothing grows. A channel
 // that gets no buffer does not read its file, so the pressure stays with the
 // kernel's queue, and waits here for the next one that is given back.
+//
+// Nobody gets more than is left for the others: a channel whose storage does
+// not answer ends up with half of the pool, the next one with a quarter, and
+// those that do answer still go on.
+//
+// What needs no more than a piece of a buffer gets one: a disk that takes many
+// small requests at a time is not to need megabytes for them. At most half of
+// the buffers are cut into pieces, so that small requests, however many, never
+// keep long ones out for good.
 #ifndef DAEMON_BASE_BUFFER_POOL_H_
 #define DAEMON_BASE_BUFFER_POOL_H_
 
@@ -22,6 +31,9 @@ class BufferPool {
   // One payload: what `dmuserctl map` asks the kernel to cut requests to. A
   // longer request is carried in pieces of this size.
   static constexpr uint32_t kBufferBytes = 64 * 1024;
+  // The commonest request; and a page, which O_DIRECT and Trim are content
+  // with.
+  static constexpr uint32_t kPieceBytes = 4096;
 
   // nullptr without address space. count >= 1.
   static std::unique_ptr<BufferPool> Create(uint32_t count);
@@ -29,17 +41,35 @@ class BufferPool {
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
-  // A buffer of kBufferBytes, page aligned, or nullptr when all are in use.
-  uint8_t* Acquire();
-  // Gives it back and runs the longest waiting task, if there is one.
-  void Release(uint8_t* buffer);
+  // What one channel holds. Outlives all that it has and its Waiter.
+  struct Share {
+    uint64_t bytes = 0;
+  };
+  // Linked in the pool while it waits; then it runs once, from inside Acquire,
+  // Release or PassOn, and must not call the pool from there.
+  struct Waiter : Task {
+    using Task::Task;
+    uint64_t bytes = 0;
+    const Share* share = nullptr;
+  };
 
-  // Runs `waiter` once, from inside Release, when a buffer is free. It stays
-  // linked until then or until CancelWait.
-  void Wait(Task* waiter);
-  void CancelWait(Task* waiter);
+  // At least `bytes`, of at most kBufferBytes, page aligned; nullptr when there
+  // is none, or none for this share.
+  uint8_t* Acquire(uint64_t bytes, Share* share);
+  // Gives it back and runs the longest waiting task that can get what it waits
+  // for, if there is one.
+  void Release(uint8_t* buffer, Share* share);
+
+  // Runs `waiter` when Acquire may succeed for it. It has to ask then, and
+  // perhaps to wait again.
+  void Wait(Waiter* waiter, uint64_t bytes, const Share* share);
+  // Who was run, or taken out, and does not ask any more, calls PassOn: another
+  // may have use for what is free.
+  void CancelWait(Waiter* waiter);
+  void PassOn();
 
   uint32_t count() const { return count_; }
+  // With a piece in use, or whole.
   uint32_t in_use() const {
     return count_ - static_cast<uint32_t>(free_.size());
   }
@@ -52,16 +82,31 @@ class BufferPool {
   void Trim();
 
  private:
+  static constexpr uint32_t kPieces = kBufferBytes / kPieceBytes;
+
   BufferPool(uint8_t* memory, uint32_t count);
+  bool CanAcquire(uint64_t bytes, const Share& share) const;
+  bool FitsPiece(uint64_t bytes) const {
+    return bytes <= kPieceBytes && (!partial_.empty() || cut_ < count_ / 2);
+  }
+  uint32_t AcquireWhole();
+  uint8_t* AcquirePiece();
+  void ReleasePiece(uint32_t i, uint32_t piece);
 
   uint8_t* const memory_;
   const uint32_t count_;
   std::vector<uint32_t> free_;  // indexes; capacity taken at start
+  // Of each buffer the pieces in use; 0: it is not cut.
+  std::vector<uint16_t> pieces_;
+  // Cut buffers with pieces to be had; capacity taken at start.
+  std::vector<uint32_t> partial_;
+  uint32_t cut_ = 0;          // buffers that are cut
+  uint32_t pieces_free_ = 0;  // in them
   uint32_t peak_ = 0;
   uint32_t few_ = 0;
   Task* burst_ = nullptr;
-  Task* waiters_head_ = nullptr;
-  Task* waiters_tail_ = nullptr;
+  Waiter* waiters_head_ = nullptr;
+  Waiter* waiters_tail_ = nullptr;
 };
 
 }  // namespace dmu

@@ -69,7 +69,7 @@ void StreamChannel::Stop(Task* done) {
   stopped_ = done;
   phase_ = Phase::kStopping;
   StopWatching();
-  pool_->CancelWait(&buffer_wait_);
+  GiveUpWaiting();
   Settle();
 }
 
@@ -82,6 +82,12 @@ void StreamChannel::OnReady(void* context, uint32_t events) {
   if ((events & EPOLLOUT) != 0) self->Flush();
   if ((events & EPOLLIN) != 0) self->Readable();
   self->UpdateEvents();
+}
+
+void StreamChannel::GiveUpWaiting() {
+  pool_->CancelWait(&buffer_wait_);
+  // It may have been our turn.
+  pool_->PassOn();
 }
 
 void StreamChannel::OnBuffer(void* context) {
@@ -228,10 +234,12 @@ StreamChannel::Step StreamChannel::TakeHeader() {
       header.type == DM_USER_REQ_MAP_READ || wire::CarriesPayload(header);
   uint8_t* buffer = nullptr;
   if (wants_buffer) {
-    buffer = pool_->Acquire();
+    // What is longer goes through it in segments.
+    const auto bytes = std::min<uint64_t>(header.len, BufferPool::kBufferBytes);
+    buffer = pool_->Acquire(bytes, &share_);
     if (buffer == nullptr) {
       input_ = Input::kNoMemory;
-      pool_->Wait(&buffer_wait_);
+      pool_->Wait(&buffer_wait_, bytes, &share_);
       return Step::kWait;
     }
   }
@@ -441,14 +449,14 @@ bool StreamChannel::IsWhole(const Slot& slot) const {
 
 bool StreamChannel::WriteOut() {
   // The head's part and, in batch mode, whole answers behind it.
-  constexpr int kPartsMax = 32;
-  dm_user_message replies[kPartsMax / 2];
-  iovec parts[kPartsMax];
+  constexpr int kRepliesMax = 32;
+  dm_user_message replies[kRepliesMax];
+  iovec parts[2 * kRepliesMax];
   int count = 0;
   int reply = 0;
   size_t skip = output_bytes_;
-  for (const Slot* slot = output_head_;
-       slot != nullptr && count + 2 <= kPartsMax; slot = slot->next) {
+  for (const Slot* slot = output_head_; slot != nullptr && reply < kRepliesMax;
+       slot = slot->next) {
     if (slot != output_head_ && !IsWhole(*slot)) break;
     const size_t header_bytes = HeaderBytes(*slot);
     const size_t payload_bytes = PayloadBytes(*slot);
@@ -530,7 +538,7 @@ void StreamChannel::FreeSlot(Slot* slot) {
   slot->next = free_slots_;
   free_slots_ = slot;
   if (uint8_t* buffer = std::exchange(slot->buffer, nullptr)) {
-    pool_->Release(buffer);
+    pool_->Release(buffer, &share_);
   }
   if (phase_ == Phase::kServing && input_ == Input::kNoMemory) {
     loop_->Post(&retry_task_);
@@ -570,7 +578,7 @@ void StreamChannel::Close(RequestSink::CloseReason reason) {
   if (phase_ != Phase::kServing && phase_ != Phase::kReopening) return;
   phase_ = Phase::kClosed;
   StopWatching();
-  pool_->CancelWait(&buffer_wait_);
+  GiveUpWaiting();
   sink_->OnClosed(reason);
 }
 
@@ -582,7 +590,7 @@ void StreamChannel::BeginReopen() {
   if (phase_ != Phase::kServing) return;
   phase_ = Phase::kReopening;
   StopWatching();
-  pool_->CancelWait(&buffer_wait_);
+  GiveUpWaiting();
   Settle();
 }
 

@@ -125,6 +125,7 @@ class StreamChannel : public Channel {
   void FreeSlot(Slot* slot);
   void UpdateEvents();
   void StopWatching();
+  void GiveUpWaiting();
   void Close(RequestSink::CloseReason reason);
   void BeginReopen();
   void Settle();
@@ -141,9 +142,10 @@ class StreamChannel : public Channel {
   std::unique_ptr<Slot[]> slots_;
   Slot* free_slots_ = nullptr;
   uint32_t with_backend_ = 0;
-  Task buffer_wait_;  // linked in the pool while no buffer is free
-  Task retry_task_;   // takes the waiting header up in a turn of its own: slot
-                      // and buffer come free deep inside other replies
+  BufferPool::Share share_;
+  BufferPool::Waiter buffer_wait_;  // linked while there is no buffer for us
+  Task retry_task_;  // takes the waiting header up in a turn of its own: slot
+                     // and buffer come free deep inside other replies
 
   // Read ahead and not looked at yet: [ahead_begin_, ahead_end_).
   static constexpr size_t kAheadBytes = 32 * wire::kHeaderBytes;

@@ -170,6 +170,7 @@ void UblkChannel::CloseDevice() {
   loop_->Cancel(&flush_task_);
   loop_->Cancel(&retry_task_);
   pool_->CancelWait(&buffer_wait_);
+  pool_->PassOn();  // it may have been our turn
   ring_.Close();
   if (device_stopped_) {
     keeper_.Dismiss();
@@ -302,13 +303,13 @@ void UblkChannel::Take(uint64_t tag, int32_t result) {
   }
   if (HandOn(slot)) return;
   tags_->Wait(slot->tag);
-  pool_->Wait(&buffer_wait_);
+  pool_->Wait(&buffer_wait_, slot->request.length_bytes, &share_);
 }
 
 bool UblkChannel::HandOn(Slot* slot) {
   Request& request = slot->request;
   if (ublk::HasData(request.op)) {
-    slot->buffer = pool_->Acquire();
+    slot->buffer = pool_->Acquire(request.length_bytes, &share_);
     if (slot->buffer == nullptr) return false;
     request.payload = ByteSpan(slot->buffer, request.length_bytes);
     if (request.op == Request::Op::kWrite) {
@@ -347,7 +348,7 @@ void UblkChannel::Answer(Slot* slot) {
                 ublk::EncodeResult(slot->request));
   tags_->Answer(slot->tag);
   if (uint8_t* buffer = std::exchange(slot->buffer, nullptr)) {
-    pool_->Release(buffer);
+    pool_->Release(buffer, &share_);
   }
   if (corked_) return;
   // Others are with the back end: theirs may leave in the same call.
@@ -394,7 +395,8 @@ void UblkChannel::OnRetry(void* context) {
     if (tag == ublk::TagTable::kNone) return;
     if (self->HandOn(&self->slots_[tag])) continue;
     self->tags_->WaitFirst(tag);
-    self->pool_->Wait(&self->buffer_wait_);
+    self->pool_->Wait(&self->buffer_wait_,
+                      self->slots_[tag].request.length_bytes, &self->share_);
     return;
   }
 }

@@ -140,9 +140,10 @@ class UblkChannel : public Channel {
   std::unique_ptr<ublk::TagTable> tags_;
   uint32_t with_backend_ = 0;
   bool corked_ = false;  // more answers are about to come
-  Task buffer_wait_;  // linked in the pool while a request waits for a buffer
-  Task retry_task_;   // hands it on in a turn of its own: buffers come free
-                      // deep inside other replies
+  BufferPool::Share share_;
+  BufferPool::Waiter buffer_wait_;  // linked while a request waits for a buffer
+  Task retry_task_;  // hands it on in a turn of its own: buffers come free
+                     // deep inside other replies
   Task flush_task_;
 };
 
