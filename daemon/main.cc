@@ -102,8 +102,7 @@ class Daemon {
   absl::StatusOr<std::unique_ptr<Disk>> OpenDisk(const std::string& path,
                                                  const DiskOptions& options);
   bool StartIo();
-  void OpenFile(const proto::FileBackend& file,
-                const Registry::BackendDone& done);
+  void OpenFile(const proto::Attach& attach, const Registry::BackendDone& done);
   void OpenSnapshot(const std::string& name,
                     const proto::SnapshotBackend& snapshot,
                     Registry::BackendDone done);
@@ -191,7 +190,7 @@ void Daemon::OpenBackend(const proto::Attach& attach,
                                          loop_.get()));
       return;
     case proto::Attach::kFile:
-      OpenFile(attach.file(), done);
+      OpenFile(attach, done);
       return;
     case proto::Attach::kSnapshot:
       OpenSnapshot(attach.name(), attach.snapshot(), std::move(done));
@@ -231,10 +230,21 @@ absl::StatusOr<std::unique_ptr<Disk>> Daemon::OpenDisk(
                          loop_.get());
 }
 
-void Daemon::OpenFile(const proto::FileBackend& file,
+void Daemon::OpenFile(const proto::Attach& attach,
                       const Registry::BackendDone& done) {
-  auto disk =
-      OpenDisk(file.path(), {.writable = !file.read_only(), .exclusive = true});
+  const proto::FileBackend& file = attach.file();
+  DiskOptions options = {.writable = !file.read_only(), .exclusive = true};
+  if (file.direct_io() == proto::DIRECT_IO_ON) {
+    options.direct = DirectIo::kOn;
+  } else if (file.direct_io() == proto::DIRECT_IO_AUTO && ring_ != nullptr) {
+    // Without a ring each would be waited for.
+    options.direct = DirectIo::kIfFit;
+  }
+  if (options.direct != DirectIo::kOff &&
+      attach.transport() == proto::TRANSPORT_DM_USER) {
+    options.unit_bytes = MiscNodeBlockBytes(attach.name());
+  }
+  auto disk = OpenDisk(file.path(), options);
   if (!disk.ok()) {
     done(disk.status());
     return;

@@ -5,7 +5,8 @@
 // is what is read, in the cache and out of it, many operations at a time.
 // Method: the real disks on the real loop, against a byte array, with the page
 // cache emptied in between. DMU_DISK_TEST_DEVICE names a block device to use in
-// place of a file, DMU_DISK_TEST_DIR a folder for the file.
+// place of a file, DMU_DISK_TEST_DIR a folder for the file;
+// DMU_DISK_TEST_DIRECT says that it can be had past the page cache too.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -30,7 +31,38 @@ namespace {
 
 constexpr uint64_t kSizeBytes = 2 << 20;
 
-enum class Kind { kFile, kUring, kUringOpaque };
+enum class Kind { kFile, kUring, kUringOpaque, kFileDirect, kUringDirect };
+
+bool IsDirect(Kind kind) {
+  return kind == Kind::kFileDirect || kind == Kind::kUringDirect;
+}
+bool IsPlain(Kind kind) {
+  return kind == Kind::kFile || kind == Kind::kFileDirect;
+}
+
+std::vector<Kind> Kinds(std::vector<Kind> kinds, Kind direct) {
+  if (getenv("DMU_DISK_TEST_DIRECT") != nullptr) kinds.push_back(direct);
+  return kinds;
+}
+
+std::string KindName(const testing::TestParamInfo<Kind>& info) {
+  static constexpr const char* kNames[] = {"File", "Uring", "UringOpaque",
+                                           "FileDirect", "UringDirect"};
+  return kNames[static_cast<int>(info.param)];
+}
+
+// Memory at the start of a sector.
+template <typename T>
+struct SectorAllocator {
+  using value_type = T;
+  T* allocate(size_t count) {
+    const size_t sectors = (count * sizeof(T) + 511) / 512;
+    return static_cast<T*>(aligned_alloc(512, (sectors + 1) * 512));
+  }
+  void deallocate(T* at, size_t) { free(at); }
+  bool operator==(const SectorAllocator&) const { return true; }
+};
+using Bytes = std::vector<uint8_t, SectorAllocator<uint8_t>>;
 
 struct Op : DiskOp {
   Op(Kind kind_in, uint64_t offset_in, uint64_t bytes) : data(bytes) {
@@ -41,7 +73,7 @@ struct Op : DiskOp {
     done.run = [](void* context) { ++static_cast<Op*>(context)->times_done; };
     done.context = this;
   }
-  std::vector<uint8_t> data;
+  Bytes data;
   int times_done = 0;
 };
 
@@ -66,7 +98,7 @@ class DiskTest : public ::testing::TestWithParam<Kind> {
               ssize_t{kSizeBytes});
     DropCache();
     loop_ = EpollLoop::Create();
-    if (GetParam() != Kind::kFile) {
+    if (!IsPlain(GetParam())) {
       ring_ = Ring::Create({.entries = 4, .under_way_max = 8}, loop_.get());
       ASSERT_NE(ring_, nullptr) << strerror(errno);
       flusher_ = Flusher::Create(loop_.get());
@@ -83,8 +115,10 @@ class DiskTest : public ::testing::TestWithParam<Kind> {
   void Open() {
     disk_.reset();
     uring_ = nullptr;
-    const DiskOptions options = {.writable = true};
-    if (GetParam() == Kind::kFile) {
+    const DiskOptions options = {
+        .writable = true,
+        .direct = IsDirect(GetParam()) ? DirectIo::kOn : DirectIo::kOff};
+    if (IsPlain(GetParam())) {
       auto disk = FileDisk::Open(path_, options, loop_.get());
       ASSERT_TRUE(disk.ok()) << disk.status();
       disk_ = std::move(*disk);
@@ -96,6 +130,12 @@ class DiskTest : public ::testing::TestWithParam<Kind> {
     uring_ = disk->get();
     if (GetParam() == Kind::kUringOpaque) uring_->set_opaque();
     disk_ = std::move(*disk);
+  }
+
+  // Rounded up to what the disk takes.
+  uint64_t Fit(uint64_t bytes) const {
+    const uint64_t unit = IsDirect(GetParam()) ? 512 : 1;
+    return (bytes + unit - 1) / unit * unit;
   }
 
   void DropCache() {
@@ -121,7 +161,7 @@ class DiskTest : public ::testing::TestWithParam<Kind> {
   std::string path_;
   UniqueFd fd_;
   std::mt19937 random_{4711};
-  std::vector<uint8_t> content_;
+  Bytes content_;
   std::unique_ptr<EpollLoop> loop_;
   std::unique_ptr<Ring> ring_;
   std::unique_ptr<Flusher> flusher_;
@@ -130,14 +170,15 @@ class DiskTest : public ::testing::TestWithParam<Kind> {
 };
 
 TEST_P(DiskTest, CompletionsComeFromATurnOfTheLoop) {
-  Op read(DiskOp::Kind::kRead, 100, 1000), flush(DiskOp::Kind::kFlush, 0, 0);
-  Op beyond(DiskOp::Kind::kRead, kSizeBytes + (1 << 30), 1);
+  Op read(DiskOp::Kind::kRead, Fit(100), Fit(1000));
+  Op flush(DiskOp::Kind::kFlush, 0, 0);
+  Op beyond(DiskOp::Kind::kRead, kSizeBytes + (1 << 30), Fit(1));
   if (is_device_) beyond.offset = disk_->size_bytes();
   for (Op* op : {&read, &flush, &beyond}) disk_->Submit(op);
   EXPECT_EQ(read.times_done + flush.times_done + beyond.times_done, 0);
   for (Op* op : {&read, &flush, &beyond}) Wait(*op);
   EXPECT_EQ(read.status, IoStatus::kOk);
-  EXPECT_EQ(memcmp(read.data.data(), &content_[100], 1000), 0);
+  EXPECT_EQ(memcmp(read.data.data(), &content_[Fit(100)], 1000), 0);
   EXPECT_EQ(flush.status, IoStatus::kOk);
   EXPECT_EQ(beyond.status, IoStatus::kShort);
 }
@@ -145,8 +186,8 @@ TEST_P(DiskTest, CompletionsComeFromATurnOfTheLoop) {
 TEST_P(DiskTest, MoreThanFitsIsDoneAllTheSame) {
   std::vector<std::unique_ptr<Op>> ops;
   for (uint64_t i = 0; i < 200; ++i) {
-    ops.push_back(std::make_unique<Op>(DiskOp::Kind::kRead,
-                                       (i * 37 % 200) * 10000 + i, 30000));
+    ops.push_back(std::make_unique<Op>(
+        DiskOp::Kind::kRead, Fit((i * 37 % 200) * 10000 + i), Fit(30000)));
     disk_->Submit(ops.back().get());
   }
   for (const auto& op : ops) {
@@ -166,7 +207,9 @@ TEST_P(DiskTest, RandomTrafficMatchesTheBytes) {
     std::vector<std::unique_ptr<Op>> ops;
     std::vector<uint64_t> forgotten;
     for (uint64_t part = 0; part < kParts; ++part) {
-      const uint64_t unit = random_() % 2 == 0 ? 4096 : is_device_ ? 512 : 1;
+      const uint64_t unit = random_() % 2 == 0 ? 4096
+                            : is_device_       ? 512
+                                               : Fit(1);
       const uint64_t first = random_() % (kPartBytes / unit);
       const uint64_t units =
           1 + random_() % std::min<uint64_t>(kPartBytes / unit - first,
@@ -219,9 +262,10 @@ TEST_P(DiskTest, RandomTrafficMatchesTheBytes) {
 TEST_P(DiskTest, AFileThatWasCutFailsTheReadsBehindItsEnd) {
   if (is_device_) return;  // has no such thing
   ASSERT_EQ(ftruncate(fd_.get(), kSizeBytes / 2), 0);
-  Op across(DiskOp::Kind::kRead, kSizeBytes / 2 - 100, 200);
-  Op behind(DiskOp::Kind::kRead, kSizeBytes - 100, 100);
-  Op before(DiskOp::Kind::kRead, kSizeBytes / 2 - 100, 100);
+  const uint64_t bytes = Fit(100);
+  Op across(DiskOp::Kind::kRead, kSizeBytes / 2 - bytes, 2 * bytes);
+  Op behind(DiskOp::Kind::kRead, kSizeBytes - bytes, bytes);
+  Op before(DiskOp::Kind::kRead, kSizeBytes / 2 - bytes, bytes);
   for (Op* op : {&across, &behind, &before}) disk_->Submit(op);
   for (Op* op : {&across, &behind, &before}) Wait(*op);
   EXPECT_EQ(across.status, IoStatus::kShort);
@@ -247,18 +291,12 @@ TEST_P(UringDiskTest, ADiskMayGoWhileItFlushesByItself) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, DiskTest,
-                         testing::Values(Kind::kFile, Kind::kUring,
-                                         Kind::kUringOpaque),
-                         [](const auto& info) {
-                           switch (info.param) {
-                             case Kind::kFile:
-                               return "File";
-                             case Kind::kUring:
-                               return "Uring";
-                             default:
-                               return "UringOpaque";
-                           }
-                         });
+                         testing::ValuesIn(Kinds(Kinds({Kind::kFile,
+                                                        Kind::kUring,
+                                                        Kind::kUringOpaque},
+                                                       Kind::kFileDirect),
+                                                 Kind::kUringDirect)),
+                         KindName);
 
 // A pipe has no fdatasync, like a file of a file system that is only read.
 TEST_P(UringDiskTest, AFlushTheKernelRefusesIsAnErrorOfTheFlush) {

@@ -143,6 +143,10 @@ DeviceTable UserTable(const UserDevice& device) {
     absl::StrAppend(&features, " discard write_zeroes");
     count += 2;
   }
+  if (device.logical_block_bytes > 512) {
+    absl::StrAppend(&features, " logical_block ", device.logical_block_bytes);
+    count += 2;
+  }
   if (!device.redirect_path.empty()) {
     absl::StrAppend(&features, " redirect ", kRedirectExtents, " 1 ",
                     device.redirect_path);

@@ -30,6 +30,8 @@ struct UserDevice {
   uint64_t max_io_sectors = 0;
   // Discards and write-zeroes are passed on.
   bool discard = false;
+  // What requests are multiples of: 512 to 4096.
+  uint32_t logical_block_bytes = 512;
   // A block device the kernel may read parts of the device from; empty: none.
   std::string redirect_path;
 };

@@ -137,6 +137,17 @@ void Undo(const absl::Status& undone) {
   fprintf(stderr, "dmuserctl: %s\n", std::string(undone.message()).c_str());
 }
 
+// What the storage behind a file's device takes in one piece: parts of it would
+// each have to be read first. A file has no such blocks.
+uint32_t BlockBytes(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  int bytes = 0;
+  const bool known = fd >= 0 && ioctl(fd, BLKSSZGET, &bytes) == 0;
+  if (fd >= 0) close(fd);
+  if (!known || bytes < 512 || bytes > 4096) return 512;
+  return static_cast<uint32_t>(bytes);
+}
+
 // Whether the kernel can read parts of a device of that size from the base: a
 // block device whose blocks the device's size is a multiple of.
 bool CanRedirect(const std::string& base_path, uint64_t bytes) {
@@ -171,6 +182,9 @@ absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
   // What the daemon carries in one piece.
   device.max_io_sectors = BufferPool::kBufferBytes / kSectorBytes;
   device.discard = !device.read_only;
+  if (attach.has_file()) {
+    device.logical_block_bytes = BlockBytes(attach.file().path());
+  }
   if (redirect != proto::REDIRECT_OFF && attach.has_snapshot() &&
       KernelKnowsRedirect() &&
       CanRedirect(attach.snapshot().base_path(), size_sectors * kSectorBytes)) {
@@ -280,6 +294,14 @@ absl::StatusOr<proto::Transport> ParseTransport(const std::string& text) {
   if (text == "ublk") return proto::TRANSPORT_UBLK;
   return absl::InvalidArgumentError(
       absl::StrCat("transport '", text, "': expected auto, dm-user or ublk"));
+}
+
+absl::StatusOr<proto::DirectIo> ParseDirectIo(const std::string& text) {
+  if (text == "auto") return proto::DIRECT_IO_AUTO;
+  if (text == "on") return proto::DIRECT_IO_ON;
+  if (text == "off") return proto::DIRECT_IO_OFF;
+  return absl::InvalidArgumentError(
+      absl::StrCat("direct I/O '", text, "': expected auto, on or off"));
 }
 
 absl::StatusOr<proto::Redirect> ParseRedirect(const std::string& text) {

@@ -28,6 +28,7 @@ absl::StatusOr<std::string> ParseOrphanTimeout(const std::string& text);
 absl::StatusOr<proto::Transport> ParseTransport(const std::string& text);
 
 // "auto", "on", "off". kInvalidArgument.
+absl::StatusOr<proto::DirectIo> ParseDirectIo(const std::string& text);
 absl::StatusOr<proto::Redirect> ParseRedirect(const std::string& text);
 
 // attach: paths are made absolute; TRANSPORT_AUTO is dm-user where the kernel

@@ -6,8 +6,14 @@
 namespace dmu {
 
 FileBackend::FileBackend(std::unique_ptr<Disk> disk, bool read_only, Loop* loop)
-    : disk_(std::move(disk)), read_only_(read_only), loop_(loop) {
-  for (Run& run : runs_) {
+    : disk_(std::move(disk)),
+      read_only_(read_only),
+      depth_(disk_->depth()),
+      loop_(loop),
+      runs_(new Run[depth_]) {
+  // Handed out lowest first: a quiet device keeps to a few of them.
+  for (uint32_t i = depth_; i > 0; --i) {
+    Run& run = runs_[i - 1];
     run.backend = this;
     run.op.done.run = OnDone;
     run.op.done.context = &run;
@@ -21,7 +27,10 @@ FileBackend::~FileBackend() {
 }
 
 Geometry FileBackend::geometry() const {
-  return {disk_->size_bytes() / kSectorBytes * kSectorBytes, read_only_};
+  return {.size_bytes = disk_->size_bytes() / kSectorBytes * kSectorBytes,
+          .read_only = read_only_,
+          .depth = depth_,
+          .direct_io = disk_->direct_io()};
 }
 
 void FileBackend::Submit(Request* request) {

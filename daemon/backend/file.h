@@ -19,9 +19,8 @@ namespace dmu {
 
 class FileBackend : public Backend {
  public:
-  // Requests worked on at a time; more wait in a list through the requests.
-  static constexpr uint32_t kRunning = 16;
-
+  // As many requests are worked on at a time as is worth it for the disk; more
+  // wait in a list through the requests.
   FileBackend(std::unique_ptr<Disk> disk, bool read_only, Loop* loop);
   ~FileBackend() override;
 
@@ -52,8 +51,9 @@ class FileBackend : public Backend {
 
   const std::unique_ptr<Disk> disk_;
   const bool read_only_;
+  const uint32_t depth_;
   Loop* const loop_;
-  Run runs_[kRunning];
+  const std::unique_ptr<Run[]> runs_;
   Run* free_runs_ = nullptr;
   uint32_t running_ = 0;
   Request* waiting_head_ = nullptr;

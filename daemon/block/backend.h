@@ -26,6 +26,10 @@ struct Geometry {
   // Device number of the block device that extents of Redirect are on; 0: there
   // is none.
   uint64_t base_device = 0;
+  // How many requests it works on at a time; it takes more, which wait.
+  uint32_t depth = 16;
+  // Its I/O goes past the page cache.
+  bool direct_io = false;
 };
 
 struct MergeStatus {

@@ -122,14 +122,17 @@ std::unique_ptr<Redirect> OpenRedirect(const std::string& path, dev_t base) {
 // A StreamChannel that knows the path it came from.
 class MiscNodeChannel : public Channel {
  public:
-  MiscNodeChannel(std::string path, UniqueFd fd, bool batch,
+  MiscNodeChannel(std::string path, UniqueFd fd, bool batch, uint32_t slots,
                   std::unique_ptr<Redirect> redirect, Loop* loop,
                   BufferPool* pool)
       : path_(std::move(path)),
         batch_(batch),
         redirect_(std::move(redirect)),
         stream_(std::move(fd),
-                {.batch = batch, .reopen = Reopen, .reopen_context = this},
+                {.slots = slots,
+                 .batch = batch,
+                 .reopen = Reopen,
+                 .reopen_context = this},
                 loop, pool) {}
 
   void Start(RequestSink* sink) override { stream_.Start(sink); }
@@ -193,8 +196,18 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
                      "; create the device with that length"));
   }
   return std::unique_ptr<Channel>(std::make_unique<MiscNodeChannel>(
-      path, std::move(fd), batch, OpenRedirect(path, geometry.base_device),
-      loop, pool));
+      path, std::move(fd), batch, geometry.depth,
+      OpenRedirect(path, geometry.base_device), loop, pool));
+}
+
+uint32_t MiscNodeBlockBytes(const std::string& name) {
+  const UniqueFd fd(
+      open(NodePath(name).c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  dm_user_info info = {};
+  if (!fd.valid() || ioctl(fd.get(), DM_USER_IOC_INFO, &info) != 0) {
+    return kSectorBytes;
+  }
+  return std::max<uint32_t>(info.block_bytes, kSectorBytes);
 }
 
 bool MiscNodeHolds(const std::string& name, dev_t device) {

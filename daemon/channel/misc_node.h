@@ -18,9 +18,11 @@
 namespace dmu {
 
 // Opens the node, checks that the target is as large as `geometry` says, and
-// declares the channel fenced: every disk of this daemon writes synchronously,
-// so none of its writes outlives the open file. Where the table names
-// geometry.base_device for redirect, the channel has redirect(), empty.
+// declares the channel fenced: no disk of this daemon has a write under way
+// when its files are closed, or else nobody gets the disk before that has ended
+// (daemon/io/disk_uring.h). Holds geometry.depth requests at a time. Where the
+// table names geometry.base_device for redirect, the channel has redirect(),
+// empty.
 // kUnavailable: no node, or a dm-user that cannot be polled.
 // kFailedPrecondition: the sizes differ. kPermissionDenied, kInternal as they
 // come.
@@ -28,6 +30,10 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
                                                       const Geometry& geometry,
                                                       Loop* loop,
                                                       BufferPool* pool);
+
+// The logical block of the target's table, in bytes: requests are multiples of
+// it. 512 where the node is not there or does not tell.
+uint32_t MiscNodeBlockBytes(const std::string& name);
 
 // Whether the table of the target names this block device for redirect: then
 // the device-mapper holds it, and nobody else can open it exclusively.

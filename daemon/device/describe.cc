@@ -112,6 +112,7 @@ void DescribeBackend(Backend& backend, proto::DeviceStatus* out) {
   const Geometry geometry = backend.geometry();
   out->set_size_bytes(geometry.size_bytes);
   out->set_read_only(geometry.read_only);
+  out->set_direct_io(geometry.direct_io);
   const Backend::CacheCounters cache = backend.cache_counters();
   out->set_cache_hits(cache.hits);
   out->set_cache_misses(cache.misses);

@@ -15,14 +15,20 @@
 namespace dmu {
 namespace {
 
-struct TransportName {
-  proto::Transport value;
+// The values of an enumeration. The first one is what is not printed.
+struct EnumName {
+  int value;
   const char* name;
 };
-constexpr TransportName kTransports[] = {
+constexpr EnumName kTransports[] = {
     {proto::TRANSPORT_AUTO, "TRANSPORT_AUTO"},
     {proto::TRANSPORT_DM_USER, "TRANSPORT_DM_USER"},
     {proto::TRANSPORT_UBLK, "TRANSPORT_UBLK"},
+};
+constexpr EnumName kDirectIo[] = {
+    {proto::DIRECT_IO_AUTO, "DIRECT_IO_AUTO"},
+    {proto::DIRECT_IO_ON, "DIRECT_IO_ON"},
+    {proto::DIRECT_IO_OFF, "DIRECT_IO_OFF"},
 };
 
 // Two blanks per level, a field per line.
@@ -39,9 +45,10 @@ class Printer {
   void Bool(const char* field, bool value) {
     if (value) Line(absl::StrCat(field, ": true"));
   }
-  void Enum(const char* field, proto::Transport value) {
-    for (const TransportName& known : kTransports) {
-      if (known.value == value && value != proto::TRANSPORT_AUTO) {
+  template <size_t kCount>
+  void Enum(const char* field, const EnumName (&names)[kCount], int value) {
+    for (const EnumName& known : names) {
+      if (known.value == value && &known != names) {
         Line(absl::StrCat(field, ": ", known.name));
       }
     }
@@ -139,16 +146,20 @@ class Reader {
     }
     return Separator();
   }
-  bool Enum(proto::Transport* value) {
-    std::string word;
+  template <typename Value, size_t kCount>
+  bool Enum(const EnumName (&names)[kCount], Value* value) {
+    std::string word, expected;
     if (!Colon()) return false;
-    if (!Word(&word)) return Fail("TRANSPORT_DM_USER or TRANSPORT_UBLK");
-    for (const TransportName& known : kTransports) {
-      if (word != known.name && word != absl::StrCat(known.value)) continue;
-      *value = known.value;
+    const bool any = Word(&word);
+    for (const EnumName& known : names) {
+      absl::StrAppend(&expected, expected.empty() ? "" : " or ", known.name);
+      if (!any || (word != known.name && word != absl::StrCat(known.value))) {
+        continue;
+      }
+      *value = static_cast<Value>(known.value);
       return Separator();
     }
-    return Fail("TRANSPORT_DM_USER or TRANSPORT_UBLK");
+    return Fail(expected.c_str());
   }
   // A message in braces; the colon may be left out.
   bool Begin() {
@@ -254,6 +265,7 @@ void Print(const proto::Attach& attach, Printer* to) {
       to->Begin("file");
       to->String("path", attach.file().path());
       to->Bool("read_only", attach.file().read_only());
+      to->Enum("direct_io", kDirectIo, attach.file().direct_io());
       to->End();
       break;
     case proto::Attach::kSnapshot:
@@ -262,7 +274,7 @@ void Print(const proto::Attach& attach, Printer* to) {
     default:
       break;
   }
-  to->Enum("transport", attach.transport());
+  to->Enum("transport", kTransports, attach.transport());
   to->End();
 }
 
@@ -286,6 +298,10 @@ bool Read(Reader* from, proto::FileBackend* file) {
     } else if (field == "read_only") {
       if (!from->Bool(&flag)) return false;
       file->set_read_only(flag);
+    } else if (field == "direct_io") {
+      proto::DirectIo direct_io = proto::DIRECT_IO_AUTO;
+      if (!from->Enum(kDirectIo, &direct_io)) return false;
+      file->set_direct_io(direct_io);
     } else {
       return from->Unknown(field);
     }
@@ -332,7 +348,7 @@ bool Read(Reader* from, proto::Attach* attach) {
     } else if (field == "snapshot") {
       if (!Read(from, attach->mutable_snapshot())) return false;
     } else if (field == "transport") {
-      if (!from->Enum(&transport)) return false;
+      if (!from->Enum(kTransports, &transport)) return false;
       attach->set_transport(transport);
     } else {
       return from->Unknown(field);

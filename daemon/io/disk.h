@@ -54,6 +54,10 @@ class Disk {
   virtual const char* name() const { return ""; }
   // Device number of a block device; 0 for anything else.
   virtual uint64_t device_number() const { return 0; }
+  // How many operations are worth having under way at a time.
+  virtual uint32_t depth() const { return 16; }
+  // Past the page cache: buffers have to begin at a multiple of 512 then.
+  virtual bool direct_io() const { return false; }
 
   // Begins the I/O. Never fails by itself: errors arrive in op->status.
   // Operations submitted together may run in any order; who needs an order

@@ -33,6 +33,7 @@ class FileDisk : public Disk {
   uint64_t size_bytes() const override { return file_.size_bytes; }
   const char* name() const override { return file_.path.c_str(); }
   uint64_t device_number() const override { return DeviceNumber(file_); }
+  bool direct_io() const override { return file_.direct; }
   void Submit(DiskOp* op) override;
 
  private:

@@ -4,9 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -88,6 +92,73 @@ absl::Status Lock(const std::string& path, int fd, bool writable) {
       absl::StrCat(path, ": cannot lock: ", strerror(errno)));
 }
 
+// What an I/O past the page cache has to be a multiple of; 0: not known.
+uint64_t DirectUnitBytes(const DiskFile& file) {
+  int sector_bytes = 0;
+  if (file.block_device) {
+    return ioctl(file.fd.get(), BLKSSZGET, &sector_bytes) == 0
+               ? static_cast<uint64_t>(sector_bytes)
+               : 0;
+  }
+  struct statx info = {};
+  if (statx(file.fd.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) != 0 ||
+      (info.stx_mask & STATX_DIOALIGN) == 0) {
+    return 0;
+  }
+  return std::max(info.stx_dio_offset_align, info.stx_dio_mem_align);
+}
+
+// Whether the kernel takes an I/O that must not wait, as io_uring sends it:
+// what cannot is given to a thread each time.
+bool CanTellOfWaiting(const DiskFile& file) {
+  // Asked behind the end, where there is nothing to be waited for.
+  uint8_t byte = 0;
+  const iovec to = {&byte, 1};
+  const uint64_t end =
+      (file.size_bytes + kSectorBytes - 1) / kSectorBytes * kSectorBytes;
+  if (preadv2(file.fd.get(), &to, 1, static_cast<off_t>(end), RWF_NOWAIT) < 0 &&
+      errno == EOPNOTSUPP) {
+    return false;
+  }
+  // Before Linux 6.5 every block device says yes. True it is of drivers with
+  // hardware queues, whose disk - for a partition, the folder above - has them
+  // in sysfs.
+  utsname system = {};
+  unsigned major_version = 0, minor_version = 0;
+  if (uname(&system) == 0 &&
+      sscanf(system.release, "%u.%u", &major_version, &minor_version) == 2 &&
+      (major_version > 6 || (major_version == 6 && minor_version >= 5))) {
+    return true;
+  }
+  const uint64_t number = DeviceNumber(file);
+  const std::string folder =
+      absl::StrCat("/sys/dev/block/", major(number), ":", minor(number), "/");
+  return access(absl::StrCat(folder, "mq").c_str(), F_OK) == 0 ||
+         access(absl::StrCat(folder, "../mq").c_str(), F_OK) == 0;
+}
+
+// Empty: the file goes past the page cache now; else why it does not.
+std::string GoDirect(const DiskOptions& options, DiskFile* file) {
+  const DirectIo how = options.direct;
+  if (how == DirectIo::kIfFit && !file->block_device) return "is a file";
+  const uint64_t unit_bytes = DirectUnitBytes(*file);
+  if (unit_bytes == 0) return "cannot tell what I/O past the cache it takes";
+  if (unit_bytes > options.unit_bytes) {
+    return absl::StrCat("takes I/O past the cache in units of ", unit_bytes,
+                        " bytes, and the device has blocks of ",
+                        options.unit_bytes);
+  }
+  const int fd = file->fd.get();
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_DIRECT) != 0) {
+    return absl::StrCat("takes no I/O past the cache: ", strerror(errno));
+  }
+  file->direct = true;
+  if (how == DirectIo::kOn || CanTellOfWaiting(*file)) return "";
+  file->direct = fcntl(fd, F_SETFL, flags) != 0;
+  return "cannot tell whether an I/O would wait";
+}
+
 }  // namespace
 
 absl::StatusOr<DiskFile> OpenDiskFile(const std::string& path,
@@ -127,7 +198,14 @@ absl::StatusOr<DiskFile> OpenDiskFile(const std::string& path,
     return absl::InternalError(
         absl::StrCat(path, ": cannot ask its size: ", strerror(errno)));
   }
-  return DiskFile{path, std::move(fd), size_bytes, block_device};
+  DiskFile file{path, std::move(fd), size_bytes, block_device};
+  if (options.direct == DirectIo::kOff) return file;
+  const std::string why_not = GoDirect(options, &file);
+  if (!why_not.empty() && options.direct == DirectIo::kOn) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": ", why_not, "; leave it to the daemon whether to (auto)"));
+  }
+  return file;
 }
 
 uint64_t DeviceNumber(const DiskFile& file) {

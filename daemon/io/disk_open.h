@@ -30,6 +30,16 @@
 
 namespace dmu {
 
+// Past the page cache, by O_DIRECT.
+enum class DirectIo : uint8_t {
+  kOff,
+  // Where it is no worse in anything: a block device whose driver can say that
+  // an I/O would have to wait.
+  kIfFit,
+  // A file too. Writing to its holes may take a thread of the kernel's.
+  kOn,
+};
+
 struct DiskOptions {
   bool writable = false;
   // Refuse a block device that is mounted or held by another driver, and a
@@ -37,6 +47,11 @@ struct DiskOptions {
   // file, which the kernel keeps until the last I/O on it has ended: whoever
   // gets it after a killed owner finds everything that one wrote.
   bool exclusive = false;
+  DirectIo direct = DirectIo::kOff;
+  // Of what the offsets, lengths and addresses of all operations are multiples.
+  // Nothing goes past the cache of storage with larger blocks: such an
+  // operation would fail there with kIoError.
+  uint32_t unit_bytes = kSectorBytes;
 };
 
 struct DiskFile {
@@ -44,10 +59,12 @@ struct DiskFile {
   UniqueFd fd;
   uint64_t size_bytes = 0;
   bool block_device = false;
+  bool direct = false;
 };
 
 // kNotFound, kPermissionDenied, kAborted (busy), kInvalidArgument (neither file
-// nor block device), kInternal otherwise; the sentence names the path.
+// nor block device, or DirectIo::kOn cannot be had), kInternal otherwise; the
+// sentence names the path.
 absl::StatusOr<DiskFile> OpenDiskFile(const std::string& path,
                                       const DiskOptions& options);
 

@@ -88,9 +88,13 @@ UringDisk::UringDisk(DiskFile file, Ring* ring, Flusher* flusher, Loop* loop)
       ring_(ring),
       flusher_(flusher),
       loop_(loop),
+      run_count_(file_.direct ? kDirectRuns : kRuns),
+      runs_(new Run[static_cast<size_t>(run_count_)]),
       flush_(std::make_unique<Flush>()),
       dirty_bytes_max_(DirtyBytesMax()) {
-  for (Run& run : runs_) {
+  // Handed out lowest first: a quiet disk keeps to a few of them.
+  for (int i = run_count_; i > 0; --i) {
+    Run& run = runs_[static_cast<size_t>(i - 1)];
     run.prepare = Prepare;
     run.done = OnDone;
     run.disk = this;
@@ -105,8 +109,10 @@ UringDisk::UringDisk(DiskFile file, Ring* ring, Flusher* flusher, Loop* loop)
   struct statfs info = {};
   uint8_t byte = 0;
   iovec to = {&byte, 1};
-  if (!file_.block_device && fstatfs(file_.fd.get(), &info) == 0 &&
-      (info.f_type == TMPFS_MAGIC || info.f_type == RAMFS_MAGIC)) {
+  if (file_.direct) {
+    cache_ = Cache::kPassed;
+  } else if (!file_.block_device && fstatfs(file_.fd.get(), &info) == 0 &&
+             (info.f_type == TMPFS_MAGIC || info.f_type == RAMFS_MAGIC)) {
     cache_ = Cache::kMemory;
   } else if (preadv2(file_.fd.get(), &to, 1, 0, RWF_NOWAIT) < 0 &&
              errno == EOPNOTSUPP) {
@@ -156,7 +162,14 @@ void UringDisk::Resume() {
   }
 }
 
+bool UringDisk::BeginDirect(DiskOp* op) {
+  if (free_runs_ == nullptr) return false;
+  StartRun(op, 0);
+  return true;
+}
+
 bool UringDisk::BeginRead(DiskOp* op) {
+  if (cache_ == Cache::kPassed) return BeginDirect(op);
   uint64_t done_bytes = 0;
   int error = 0;
   if (cache_ != Cache::kOpaque && ReadCached(*op, &done_bytes, &error)) {
@@ -214,6 +227,7 @@ bool UringDisk::LacksPage(const DiskOp& write, uint64_t* offset) {
 }
 
 bool UringDisk::BeginWrite(DiskOp* op) {
+  if (cache_ == Cache::kPassed) return BeginDirect(op);
   if (cache_ == Cache::kOpaque) {
     if (free_runs_ == nullptr || IsStuck()) return false;
     StartRun(op, 0);
@@ -257,7 +271,8 @@ bool UringDisk::BeginRange(DiskOp* op) {
 bool UringDisk::IsStuck() const {
   if (running_ == 0) return false;
   const uint64_t now_us = loop_->NowUs();
-  for (const Run& run : runs_) {
+  for (const Run* at = runs_.get(); at != runs_.get() + run_count_; ++at) {
+    const Run& run = *at;
     if (run.op == nullptr || run.begun_us + kStuckUs > now_us) continue;
     if (run.op->kind == DiskOp::Kind::kRead ||
         run.op->kind == DiskOp::Kind::kWrite) {
@@ -269,7 +284,8 @@ bool UringDisk::IsStuck() const {
 
 bool UringDisk::MeetsRead(const DiskOp& write) const {
   if (running_ == 0) return false;
-  for (const Run& run : runs_) {
+  for (const Run* at = runs_.get(); at != runs_.get() + run_count_; ++at) {
+    const Run& run = *at;
     if (run.op == nullptr) continue;
     if (run.is_page) {
       if (Overlaps(write, run.page_offset, run.page_offset + kPageBytes)) {

@@ -11,7 +11,10 @@
 //    next;
 //  - a discard or zeroing, to the ring, where a thread of the kernel's does it;
 //  - everything, to the ring, on a file that cannot say what is in its cache
-//    (a network file system, an overlay, some mapped devices).
+//    (a network file system, an overlay, some mapped devices);
+//  - everything, to the ring, past the page cache (DirectIo): storage and ring
+//    take as much at a time as there is, and nothing below has to wait for
+//    anything here.
 //
 // A write goes to the cache, and that takes no time while nothing stands in its
 // way. So it waits here, and not in the kernel, for what could:
@@ -27,11 +30,11 @@
 // What is left is what a file system does behind a write, most of all reading
 // its own metadata; a block device has none.
 //
-// Fenced, as FileDisk: a process that dies ends its writes and flushes, and
+// Fenced: a process that dies ends its writes to the cache and its flushes, and
 // waits for the kernel's threads that discard, before it closes its channels.
-// What may still be under way then is reads and, on Linux 6.12, a discard of a
-// block device; and until they have ended nobody else gets the disk (see
-// DiskOptions::exclusive).
+// What may still be under way then is reads, what goes past the cache and, on
+// Linux 6.12, a discard of a block device; and until they have ended nobody
+// else gets the disk (see DiskOptions::exclusive).
 #ifndef DAEMON_IO_DISK_URING_H_
 #define DAEMON_IO_DISK_URING_H_
 
@@ -63,6 +66,10 @@ class UringDisk : public Disk {
   uint64_t size_bytes() const override { return file_.size_bytes; }
   const char* name() const override { return file_.path.c_str(); }
   uint64_t device_number() const override { return DeviceNumber(file_); }
+  uint32_t depth() const override {
+    return file_.direct ? kDirectRuns : Disk::depth();
+  }
+  bool direct_io() const override { return file_.direct; }
   void Submit(DiskOp* op) override;
 
   // For tests: how much may be written before the disk flushes by itself.
@@ -72,6 +79,8 @@ class UringDisk : public Disk {
 
  private:
   static constexpr int kRuns = 8;
+  // Past the cache: the depth of the usual hardware's queue.
+  static constexpr int kDirectRuns = 64;
   static constexpr uint64_t kStuckUs = 100'000;
 
   // What the file can do.
@@ -79,6 +88,7 @@ class UringDisk : public Disk {
     kAsks,    // tells whether a read would wait
     kMemory,  // has no storage below: nothing waits
     kOpaque,  // does not tell
+    kPassed,  // is not used
   };
 
   // How storage is told to forget a range.
@@ -121,6 +131,7 @@ class UringDisk : public Disk {
 
   // false: it has to wait, behind what else does.
   bool Begin(DiskOp* op);
+  bool BeginDirect(DiskOp* op);
   bool BeginRead(DiskOp* op);
   bool BeginWrite(DiskOp* op);
   bool BeginRange(DiskOp* op);
@@ -153,7 +164,8 @@ class UringDisk : public Disk {
   Cache cache_ = Cache::kAsks;
   Discard discard_ = Discard::kPunch;
 
-  Run runs_[kRuns];
+  const int run_count_;
+  const std::unique_ptr<Run[]> runs_;
   Run* free_runs_ = nullptr;
   int running_ = 0;
   bool range_under_way_ = false;

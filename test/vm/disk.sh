@@ -9,11 +9,11 @@ modprobe brd rd_nr=2 rd_size=32768
 modprobe null_blk memory_backed=1 discard=1 gb=1
 for device in /dev/ram0 /dev/nullb0; do
   echo "$device"
-  DMU_DISK_TEST_DEVICE=$device disk_test --gtest_brief=1
+  DMU_DISK_TEST_DIRECT=yes DMU_DISK_TEST_DEVICE=$device disk_test --gtest_brief=1
 done
 mkfs.ext4 -q /dev/ram1
 mkdir -p /run/files
 mount -t ext4 /dev/ram1 /run/files
 echo "a file of ext4"
-DMU_DISK_TEST_DIR=/run/files disk_test --gtest_brief=1
+DMU_DISK_TEST_DIRECT=yes DMU_DISK_TEST_DIR=/run/files disk_test --gtest_brief=1
 umount /run/files

@@ -4,8 +4,8 @@
 # Goal: a disk that does not answer holds up its own device and nothing else:
 # other devices answer in time, a merge goes to its end, the control socket is
 # there. When the disk is back, all that waited is done, and right.
-# Method: the disk below one device is suspended while that is read, written in
-# whole blocks and in parts, flushed and zeroed.
+# Method: the disks below two devices are suspended while these are read, written
+# in whole blocks and in parts, flushed and zeroed.
 # Disks: vda old image, vdb COW, vdc new image.
 set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
@@ -13,12 +13,17 @@ source /vm/guest-daemon.sh
 
 # What a machine in software needs at its worst, and far from for ever.
 readonly SIZE_MIB=64 LATENCY_MS=1000
-modprobe brd rd_nr=2 rd_size=$((SIZE_MIB * 1024))
-dmsetup create below --table "0 $((SIZE_MIB * 2048)) linear /dev/ram0 0"
-dmsetup mknodes below
-head -c $((SIZE_MIB << 20)) /dev/urandom >/dev/ram0
+modprobe brd rd_nr=3 rd_size=$((SIZE_MIB * 1024))
 start_daemon "$@"
-dmuserctl map stuck --file /dev/mapper/below --quiet --orphan-timeout forever
+# Through the daemon's page cache, and past it where the kernel can.
+for kind in off auto; do
+  ram=/dev/ram$([ "$kind" = off ] && echo 0 || echo 2)
+  dmsetup create "below-$kind" --table "0 $((SIZE_MIB * 2048)) linear $ram 0"
+  dmsetup mknodes "below-$kind"
+  head -c $((SIZE_MIB << 20)) /dev/urandom >"$ram"
+  dmuserctl map "stuck-$kind" --file "/dev/mapper/below-$kind" --quiet \
+    --direct-io "$kind" --orphan-timeout forever
+done
 dmuserctl map well --file /dev/ram1 --quiet
 dmuserctl map m --cow /dev/vdb --base /dev/vda --quiet
 
@@ -51,44 +56,55 @@ others healthy
 # disk below drops what is read ahead, so that the kernel takes a thread there.)
 [ "$(status_number threads)" -eq 1 ] || fail "more than one thread"
 # Written and not flushed, so that a flush has something to wait for.
-dd if=/dev/zero of=/dev/mapper/stuck bs=64k count=16 oflag=direct 2>/dev/null
+for kind in off auto; do
+  dd if=/dev/zero of="/dev/mapper/stuck-$kind" bs=64k count=16 oflag=direct 2>/dev/null
+done
 dd if=/dev/urandom of=/run/part bs=512 count=1 2>/dev/null
 drop_caches
-dmsetup suspend --noflush --nolockfs below
 waiting=()
 in_background() {
   "$@" &
   waiting+=($!)
 }
-in_background dd if=/dev/mapper/stuck of=/run/read bs=64k skip=512 count=4 \
-  iflag=direct
-in_background dd if=/dev/mapper/stuck of=/dev/null bs=4k skip=12000 count=1 \
-  iflag=direct
-in_background dd if=/run/part of=/dev/mapper/stuck bs=512 seek=100001 count=1 \
-  oflag=direct conv=notrunc
-in_background fio --name=writer --filename=/dev/mapper/stuck --direct=1 \
-  --ioengine=libaio --iodepth=16 --rw=write --bs=64k --size=24M --offset=4M \
-  --eta=never --output=/run/writer.out
-in_background dd if=/dev/zero of=/dev/mapper/stuck bs=4k seek=4000 count=1 \
-  oflag=direct conv=notrunc,fsync
+for kind in off auto; do
+  dmsetup suspend --noflush --nolockfs "below-$kind"
+  stuck=/dev/mapper/stuck-$kind
+  in_background dd if="$stuck" of="/run/read-$kind" bs=64k skip=512 count=4 \
+    iflag=direct
+  in_background dd if="$stuck" of=/dev/null bs=4k skip=12000 count=1 iflag=direct
+  in_background dd if=/run/part of="$stuck" bs=512 seek=100001 count=1 \
+    oflag=direct conv=notrunc
+  # More than there are buffers.
+  in_background fio --name="writer-$kind" --filename="$stuck" --direct=1 \
+    --ioengine=libaio --iodepth=64 --rw=write --bs=64k --size=24M --offset=4M \
+    --eta=never --output="/run/writer-$kind.out"
+  in_background dd if=/dev/zero of="$stuck" bs=4k seek=4000 count=1 \
+    oflag=direct conv=notrunc,fsync
+done
 others stuck
 dmuserctl merge m --wait --quiet
 same /dev/mapper/m /dev/vdc
 for pid in "${waiting[@]}"; do
   kill -0 "$pid" 2>/dev/null || fail "the disk answered while it was suspended"
 done
-dmsetup resume below
+for kind in off auto; do dmsetup resume "below-$kind"; done
 for pid in "${waiting[@]}"; do
-  wait "$pid" || fail "one that waited ended with $?: $(cat /run/writer.out)"
+  wait "$pid" || fail "one that waited ended with $?: $(cat /run/writer-*.out)"
 done
 # A write is where the daemon's disk is only when it has been flushed.
-dd if=/dev/null of=/dev/mapper/stuck bs=4k count=0 conv=notrunc,fsync 2>/dev/null
+for kind in off auto; do
+  dd if=/dev/null of="/dev/mapper/stuck-$kind" bs=4k count=0 conv=notrunc,fsync \
+    2>/dev/null
+done
 others well-again
-cmp -n $((256 << 10)) -i $((32 << 20)):0 /dev/ram0 /run/read ||
-  fail "what was read is not what is there"
 drop_caches
-cmp -n 512 -i $((100001 * 512)):0 /dev/ram0 /run/part ||
-  fail "the part of a page is not there"
-for name in stuck well m; do dmuserctl unmap "$name"; done
+for kind in off auto; do
+  ram=/dev/ram$([ "$kind" = off ] && echo 0 || echo 2)
+  cmp -n $((256 << 10)) -i $((32 << 20)):0 "$ram" "/run/read-$kind" ||
+    fail "$kind: what was read is not what is there"
+  cmp -n 512 -i $((100001 * 512)):0 "$ram" /run/part ||
+    fail "$kind: the part of a page is not there"
+done
+for name in stuck-off stuck-auto well m; do dmuserctl unmap "$name"; done
 stop_daemon
-dmsetup remove --retry below
+for kind in off auto; do dmsetup remove --retry "below-$kind"; done

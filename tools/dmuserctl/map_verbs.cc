@@ -28,6 +28,9 @@ ABSL_FLAG(std::string, cow, "", "map: COW file or device to show");
 ABSL_FLAG(std::string, file, "", "map: file or device to show as it is");
 ABSL_FLAG(std::string, null, "", "map: show this many bytes of zeros");
 ABSL_FLAG(bool, read_only, false, "map --file: refuse writes");
+ABSL_FLAG(std::string, direct_io, "auto",
+          "map --file: whether requests go past the daemon's page cache: auto "
+          "(on most block devices), on (on a file too) or off");
 ABSL_FLAG(std::string, orphan_timeout, "60",
           "map: seconds that requests wait while no daemon serves the device, "
           "or 'forever'; then they fail");
@@ -62,6 +65,10 @@ absl::Status FillBackend(proto::Attach* attach) {
   } else if (!file.empty()) {
     attach->mutable_file()->set_path(file);
     attach->mutable_file()->set_read_only(absl::GetFlag(FLAGS_read_only));
+    absl::StatusOr<proto::DirectIo> direct_io =
+        ParseDirectIo(absl::GetFlag(FLAGS_direct_io));
+    if (!direct_io.ok()) return direct_io.status();
+    attach->mutable_file()->set_direct_io(*direct_io);
   } else {
     uint64_t bytes = 0;
     if (!absl::SimpleAtoi(null, &bytes) || bytes % kSectorBytes != 0) {

@@ -69,8 +69,8 @@ constexpr Verb kVerbs[] = {
      "With --cow the device reads as the target image, and is read-only.\n"
      "Without dm-user.ko the kernel's ublk driver carries the requests: NAME\n"
      "is then a linear table on the /dev/ublkbN that dmuserd makes.\n",
-     "cow base file null read_only redirect transport orphan_timeout control "
-     "quiet",
+     "cow base file null read_only direct_io redirect transport "
+     "orphan_timeout control quiet",
      Map},
     {"merge undo", "FILE.cow --base IMG --undo-log LOG",
      "bring the old image back: take a merge back with its undo log",

@@ -48,6 +48,7 @@ transport_rows() {
   fi
   row stream stream
   row batch daemon
+  [[ $mode == quick ]] || row cached daemon --direct-io off
   row redirect redirect 16 "$(sectors_of "$BACKING")"
 }
 

@@ -26,7 +26,7 @@ JOBS = {
     "sw1m4": "1 MiB sequential write QD4", "boot": "like a boot, QD4"}
 # What the project is to reach on Linux 6.12, above the raw device.
 LIMITS = {"rr4k1": 12, "rr4k32": 5, "rw4k32": 5.5, "sr128k8": 32, "sw1m4": 190}
-OURS = {"ublk", "stream", "batch", "uring", "redirect"}
+OURS = {"ublk", "stream", "batch", "cached", "uring", "redirect"}
 
 
 def table(head, rows):

@@ -1,0 +1,93 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Goal: requests that go past the daemon's page cache: on which storage they do by
+# themselves and on which when told to; what is read is what was written; and a
+# write that a killed daemon has under way lands before the next one serves.
+set -euo pipefail
+# shellcheck source=tools/lib/guest-daemon.sh
+source /vm/guest-daemon.sh
+
+readonly DELAY_MS=1000
+modprobe brd rd_nr=2 rd_size=65536
+mkfs.ext4 -q /dev/ram1
+mkdir -p /run/files
+mount -t ext4 /dev/ram1 /run/files
+truncate -s 16M /run/files/image
+truncate -s 1M /run/in-memory
+start_daemon
+
+# is_direct NAME yes|no
+is_direct() {
+  local word=false
+  [ "$2" = no ] || word=true
+  dmuserctl status "$1" --json | grep -q "\"direct_io\": $word" ||
+    fail "$1: $(dmuserctl status "$1" --json | grep direct_io)"
+}
+
+# verify NAME BLOCK_BYTES - more at a time than there are slots and buffers.
+verify() {
+  fio --name="$1" --filename="/dev/mapper/$1" --direct=1 --ioengine=libaio \
+    --iodepth=96 --rw=randrw --bsrange="$2-160k" --blockalign="$2" \
+    --bs_unaligned=0 --size=8M --io_size=16M --fsync=64 \
+    --verify=md5 --verify_fatal=1 --do_verify=1 --verify_backlog=64 \
+    --eta=never --output=/run/fio.out || fail_with_fio "$1" "fio ended with $?"
+  grep -a -q 'err= 0' /run/fio.out || fail_with_fio "$1" "fio has seen an error"
+}
+
+# A block device, by itself; with blocks of its own size.
+for block_bytes in 512 4096; do
+  modprobe null_blk memory_backed=1 bs="$block_bytes" gb=1
+  dmuserctl map d --file /dev/nullb0 --quiet
+  is_direct d yes
+  [ "$(blockdev --getss /dev/mapper/d)" -eq "$block_bytes" ] ||
+    fail "blocks of $(blockdev --getss /dev/mapper/d) bytes"
+  verify d "$block_bytes"
+  [ "$(status_number threads)" -eq 1 ] || fail "more than one thread"
+  dmuserctl unmap d
+  dmuserctl map d --file /dev/nullb0 --direct-io off --quiet
+  is_direct d no
+  verify d "$block_bytes"
+  dmuserctl unmap d
+  rmmod null_blk
+done
+
+# A file, when told to.
+dmuserctl map file --file /run/files/image --quiet
+is_direct file no
+dmuserctl unmap file
+dmuserctl map file --file /run/files/image --direct-io on --quiet
+is_direct file yes
+verify file 512
+kill_daemon
+start_daemon
+is_direct file yes
+dmuserctl unmap file
+expect 2 "cannot tell what I/O past the cache it takes" \
+  dmuserctl map memory --file /run/in-memory --direct-io on
+[ ! -e /dev/mapper/memory ] || fail "a device that was refused is there"
+expect 2 "expected auto, on or off" \
+  dmuserctl map memory --file /run/in-memory --direct-io maybe
+
+# A late write. What is given again is on its way for as long as the first time,
+# so that what is there when the device is served again came from the first.
+head -c 4096 /dev/urandom >/run/data
+modprobe dm_delay
+dmsetup create slow --table "0 2048 delay /dev/ram0 0 0 /dev/ram0 0 $DELAY_MS"
+dmsetup mknodes slow
+dmuserctl map late --file /dev/mapper/slow --direct-io on --quiet \
+  --orphan-timeout forever
+dd if=/run/data of=/dev/mapper/late bs=4k count=1 oflag=direct conv=notrunc &
+writer=$!
+while [ "$(status_number in_flight)" -eq 0 ]; do :; done
+kill_daemon
+landed() { cmp -s -n 4096 /dev/ram0 /run/data; }
+start_daemon
+until dmuserctl status late --json | grep -q '"state": "serving"'; do :; done
+landed || fail "served while a write of the daemon before was on its way"
+wait "$writer" || fail "the write ended with $?"
+landed || fail "what was written is not there"
+dmuserctl unmap late
+dmsetup remove slow
+stop_daemon
+echo "past the cache and right"
