@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <initializer_list>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -275,6 +276,22 @@ absl::StatusOr<LinearDevice> MergedBase(const proto::DeviceStatus& device) {
   return base;
 }
 
+// One of some words, as what it stands for.
+template <typename Value>
+absl::StatusOr<Value> ParseWord(
+    const char* what, const std::string& text,
+    std::initializer_list<std::pair<const char*, Value>> words) {
+  std::string expected;
+  size_t left = words.size();
+  for (const auto& [word, value] : words) {
+    if (text == word) return value;
+    --left;
+    absl::StrAppend(&expected, word, left > 1 ? ", " : left == 1 ? " or " : "");
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, " '", text, "': expected ", expected));
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> ParseOrphanTimeout(const std::string& text) {
@@ -289,27 +306,24 @@ absl::StatusOr<std::string> ParseOrphanTimeout(const std::string& text) {
 }
 
 absl::StatusOr<proto::Transport> ParseTransport(const std::string& text) {
-  if (text == "auto") return proto::TRANSPORT_AUTO;
-  if (text == "dm-user") return proto::TRANSPORT_DM_USER;
-  if (text == "ublk") return proto::TRANSPORT_UBLK;
-  return absl::InvalidArgumentError(
-      absl::StrCat("transport '", text, "': expected auto, dm-user or ublk"));
+  return ParseWord<proto::Transport>("transport", text,
+                                     {{"auto", proto::TRANSPORT_AUTO},
+                                      {"dm-user", proto::TRANSPORT_DM_USER},
+                                      {"ublk", proto::TRANSPORT_UBLK}});
 }
 
 absl::StatusOr<proto::DirectIo> ParseDirectIo(const std::string& text) {
-  if (text == "auto") return proto::DIRECT_IO_AUTO;
-  if (text == "on") return proto::DIRECT_IO_ON;
-  if (text == "off") return proto::DIRECT_IO_OFF;
-  return absl::InvalidArgumentError(
-      absl::StrCat("direct I/O '", text, "': expected auto, on or off"));
+  return ParseWord<proto::DirectIo>("direct I/O", text,
+                                    {{"auto", proto::DIRECT_IO_AUTO},
+                                     {"on", proto::DIRECT_IO_ON},
+                                     {"off", proto::DIRECT_IO_OFF}});
 }
 
 absl::StatusOr<proto::Redirect> ParseRedirect(const std::string& text) {
-  if (text == "auto") return proto::REDIRECT_AUTO;
-  if (text == "on") return proto::REDIRECT_ON;
-  if (text == "off") return proto::REDIRECT_OFF;
-  return absl::InvalidArgumentError(
-      absl::StrCat("redirect '", text, "': expected auto, on or off"));
+  return ParseWord<proto::Redirect>("redirect", text,
+                                    {{"auto", proto::REDIRECT_AUTO},
+                                     {"on", proto::REDIRECT_ON},
+                                     {"off", proto::REDIRECT_OFF}});
 }
 
 absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
