@@ -61,13 +61,17 @@ part_transport() {
   transport_rows
 }
 
-# use_slow LATENCY_US: a device that answers so late, anything in parallel.
+# use_slow LATENCY_US [COUNT [PARAMETERS...]]: devices that answer so late,
+# anything in parallel; the first is the backing device.
 use_slow() {
+  local number
   rmmod null_blk 2>/dev/null || true
-  modprobe null_blk nr_devices=1 gb=16 bs=4096 queue_mode=2 irqmode=2 \
-    submit_queues=1 hw_queue_depth=512 completion_nsec=$(($1 * 1000))
+  modprobe null_blk nr_devices="${2-1}" gb=16 bs=4096 queue_mode=2 irqmode=2 \
+    submit_queues=1 hw_queue_depth=512 completion_nsec=$(($1 * 1000)) "${@:3}"
   BACKING=/dev/nullb0
-  no_scheduler "$BACKING"
+  for ((number = 0; number < ${2-1}; number++)); do
+    no_scheduler "/dev/nullb$number"
+  done
 }
 
 part_latency() {
@@ -148,6 +152,6 @@ echo "$release" >"$RESULTS/release"
 [[ $mode == full ]] || RUN_MS=100
 for PART; do
   COUNTING=yes
-  "part_$PART" "$mode"
+  "part_${PART//-/_}" "$mode"
   cp -r "$RESULTS"/* /mnt/share
 done

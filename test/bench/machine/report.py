@@ -93,9 +93,8 @@ class Report:
                 "its wake-ups; its anonymous memory.", "",
                 *table(["device", *names, "KiB"], counts)]
 
-    def snapshot(self):
-        part, jobs = "snapshot", self.jobs("snapshot")
-        rows = []
+    def snapshot(self, part):
+        jobs, rows = self.jobs(part), []
         for row, found in self.rows(part).items():
             cells = []
             for job in jobs:
@@ -109,7 +108,9 @@ class Report:
                     text += " merged before the end"
                 cells.append(text)
             rows.append([row, *cells, self.kib(part, row)])
-        return ["## An update, not in place yet", "",
+        latency_us = part.removeprefix("snapshot").removeprefix("-")
+        on = f", on storage of {latency_us} us" if latency_us else ""
+        return [f"## An update, not in place yet{on}", "",
                 "I/Os in a time, as a share of the raw device's (thousand "
                 "instructions for an I/O in all).", "",
                 *table(["device", *(JOBS[job] for job in jobs), "KiB"], rows)]
@@ -173,8 +174,8 @@ class Report:
         for part in self.runs[0]:
             if part == "transport":
                 lines += self.transport()
-            elif part == "snapshot":
-                lines += self.snapshot()
+            elif part.startswith("snapshot"):
+                lines += self.snapshot(part)
             elif part.startswith("latency-"):
                 lines += self.latency(part)
             elif part == "extents":
