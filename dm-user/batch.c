@@ -105,7 +105,8 @@ int dmu_batch_load(struct dmu_channel *chan, struct dm_user_batch *batch,
 		return -EINVAL;
 	if (copy_from_user(batch, arg, sizeof(*batch)))
 		return -EFAULT;
-	if (batch->flags || memchr_inv(batch->reserved, 0, sizeof(batch->reserved)))
+	if (batch->flags || memchr_inv(batch->reserved, 0, sizeof(batch->reserved)) ||
+	    batch->segments > DM_USER_BATCH_SEGMENTS_MAX)
 		return -EINVAL;
 	batch->taken_bytes = 0;
 	batch->given_bytes = 0;
@@ -124,15 +125,26 @@ int dmu_batch_load(struct dmu_channel *chan, struct dm_user_batch *batch,
  */
 int dmu_batch_take(struct dmu_channel *chan, struct dm_user_batch *batch)
 {
+	struct iovec segments[DM_USER_BATCH_SEGMENTS_MAX], *iov = segments;
 	struct iov_iter from;
 	ssize_t ret;
 
 	if (!batch->replies_bytes)
-		return 0;
-	if (!access_ok(u64_to_user_ptr(batch->replies), batch->replies_bytes))
-		return -EFAULT;
-	iov_iter_ubuf(&from, WRITE, u64_to_user_ptr(batch->replies),
-		      batch->replies_bytes);
+		return batch->segments ? -EINVAL : 0;
+	if (batch->segments) {
+		/* Allocates nothing: they fit. */
+		ret = import_iovec(WRITE, u64_to_user_ptr(batch->replies),
+				   batch->segments, ARRAY_SIZE(segments), &iov, &from);
+		if (ret < 0)
+			return ret;
+		if (ret != batch->replies_bytes)
+			return -EINVAL;
+	} else {
+		if (!access_ok(u64_to_user_ptr(batch->replies), batch->replies_bytes))
+			return -EFAULT;
+		iov_iter_ubuf(&from, WRITE, u64_to_user_ptr(batch->replies),
+			      batch->replies_bytes);
+	}
 	if (mutex_lock_killable(&chan->write_mutex))
 		return -EINTR;
 	ret = dmu_batch_write(chan, &from, &batch->stale);

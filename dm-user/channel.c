@@ -132,6 +132,7 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 			    DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
 			    DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT |
 			    DM_USER_FEATURE_URING | DM_USER_FEATURE_STOPPED |
+			    DM_USER_FEATURE_SEGMENTS |
 			    (DMU_URING_PARKS ? DM_USER_FEATURE_URING_PARKS : 0),
 	};
 

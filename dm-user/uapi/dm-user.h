@@ -91,6 +91,7 @@ struct dm_user_message {
 /* Such a command that waits holds no thread; without it, one of io_uring's. */
 #define DM_USER_FEATURE_URING_PARKS _BITULL(7)
 #define DM_USER_FEATURE_STOPPED	_BITULL(8)	/* DM_USER_CHANNEL_STOPPED is known */
+#define DM_USER_FEATURE_SEGMENTS _BITULL(9)	/* dm_user_batch.segments is known */
 
 /*
  * States of a target; struct dm_user_info.state. A channel serves from its
@@ -189,6 +190,9 @@ struct dm_user_channel {
 	__u64 reserved[2];
 };
 
+/* Most pieces that the replies of a batch may be in. */
+#define DM_USER_BATCH_SEGMENTS_MAX	32
+
 /**
  * struct dm_user_batch - argument of DM_USER_IOC_BATCH
  * @replies: address of replies, each with its data behind it
@@ -201,9 +205,11 @@ struct dm_user_channel {
  *	be offered again, and nothing was given
  * @given_bytes: out: bytes in @requests; 0 when the time is over
  * @stale: out: replies among those taken that were passed over
+ * @segments: 0, or: @replies is the address of so many struct iovec, as for
+ *	writev(), whose lengths add up to @replies_bytes
  * @reserved: 0
  *
- * EINVAL: the channel is not in batch mode, or a field is not 0. Other errors
+ * EINVAL: the channel is not in batch mode, or a field is wrong. Other errors
  * are those of read() and write(), and returned only if no reply was taken.
  */
 struct dm_user_batch {
@@ -216,7 +222,8 @@ struct dm_user_batch {
 	__u32 taken_bytes;
 	__u32 given_bytes;
 	__u32 stale;
-	__u32 reserved[5];
+	__u32 segments;
+	__u32 reserved[4];
 };
 
 /* Commands on one channel at a time that may wait for requests. */

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -253,9 +254,9 @@ TEST_F(BatchTest, BadArgumentsTakeNothing) {
   batch.flags = 1;
   EXPECT_EQ(EINVAL, Batch(channel_.get(), &batch));
   batch.flags = 0;
-  batch.reserved[4] = 1;
+  batch.reserved[3] = 1;
   EXPECT_EQ(EINVAL, Batch(channel_.get(), &batch));
-  batch.reserved[4] = 0;
+  batch.reserved[3] = 0;
   batch.requests = 8;
   EXPECT_EQ(EFAULT, Batch(channel_.get(), &batch));
   batch.requests = UINT64_MAX - 10;
@@ -277,6 +278,63 @@ TEST_F(BatchTest, BadArgumentsTakeNothing) {
   const Bytes out = GoodReplies(requests);
   ASSERT_EQ(static_cast<ssize_t>(out.size()),
             channel_->Write(out.data(), out.size()));
+  ExpectGood();
+}
+
+// Header and data of a reply from wherever they are, as by writev().
+TEST_F(BatchTest, RepliesMayBeInSegments) {
+  for (const size_t piece : {39u, 40u, 41u, 512u, 4136u}) {
+    Queue(1, 2);
+    Bytes out = GoodReplies(ReadBatch(65536));
+    // Out of order in memory, so that no piece is behind the one before it.
+    std::vector<Bytes> pieces;
+    for (size_t at = 0; at < out.size(); at += piece) {
+      const size_t end = std::min(at + piece, out.size());
+      pieces.emplace_back(out.begin() + static_cast<ptrdiff_t>(at),
+                          out.begin() + static_cast<ptrdiff_t>(end));
+    }
+    for (size_t first = 0; first < pieces.size();) {
+      iovec segments[DM_USER_BATCH_SEGMENTS_MAX];
+      dm_user_batch batch = {};
+      for (; batch.segments < DM_USER_BATCH_SEGMENTS_MAX &&
+             first < pieces.size();
+           ++first) {
+        segments[batch.segments++] = {pieces[first].data(),
+                                      pieces[first].size()};
+        batch.replies_bytes += static_cast<uint32_t>(pieces[first].size());
+      }
+      batch.replies = reinterpret_cast<uintptr_t>(segments);
+      ASSERT_EQ(0, Batch(channel_.get(), &batch));
+      EXPECT_EQ(batch.replies_bytes, batch.taken_bytes);
+      EXPECT_EQ(0u, batch.stale);
+    }
+    ExpectGood();
+  }
+}
+
+TEST_F(BatchTest, BadSegmentsTakeNothing) {
+  Queue(0, 1);
+  Bytes out = GoodReplies(ReadBatch(4096));
+  iovec segments[DM_USER_BATCH_SEGMENTS_MAX + 1] = {};
+  segments[0] = {out.data(), kHeader};
+  segments[1] = {out.data() + kHeader, out.size() - kHeader};
+  const auto with = [&](uint32_t count, size_t bytes, void* address) {
+    dm_user_batch batch = {};
+    batch.replies = reinterpret_cast<uintptr_t>(address);
+    batch.replies_bytes = static_cast<uint32_t>(bytes);
+    batch.segments = count;
+    return Batch(channel_.get(), &batch);
+  };
+  EXPECT_EQ(EINVAL, with(2, out.size() - 1, segments)) << "not their lengths";
+  EXPECT_EQ(EINVAL, with(2, out.size() + 1, segments)) << "not their lengths";
+  EXPECT_EQ(EINVAL, with(1, out.size(), segments)) << "not their lengths";
+  EXPECT_EQ(EINVAL, with(2, 0, segments)) << "segments of nothing";
+  EXPECT_EQ(EINVAL, with(DM_USER_BATCH_SEGMENTS_MAX + 1, out.size(), segments));
+  EXPECT_EQ(EFAULT, with(2, out.size(), reinterpret_cast<void*>(8)));
+  segments[2] = {reinterpret_cast<void*>(UINT64_MAX - 4096), 512};
+  EXPECT_EQ(EFAULT, with(3, out.size() + 512, segments));
+  EXPECT_EQ("0", device_.StatusField(kServed));
+  EXPECT_EQ(0, with(2, out.size(), segments));
   ExpectGood();
 }
 

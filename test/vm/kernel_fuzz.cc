@@ -327,7 +327,20 @@ class Fuzzer {
       batch.flags = static_cast<uint32_t>(random_.Any());
     }
     if (random_.OneIn(10)) {
-      batch.reserved[random_.Below(5)] = static_cast<uint32_t>(random_.Any());
+      batch.reserved[random_.Below(4)] = static_cast<uint32_t>(random_.Any());
+    }
+    iovec segments[2];
+    if (random_.OneIn(3)) {
+      segments[0] = {random_.OneIn(5) ? Somewhere() : memory_.good,
+                     sizeof(WireHeader)};
+      segments[1] = {Somewhere(), Length()};
+      batch.replies = reinterpret_cast<uintptr_t>(segments);
+      batch.segments = static_cast<uint32_t>(
+          random_.OneIn(10) ? random_.Any() : random_.Below(3));
+      if (!random_.OneIn(5)) {
+        batch.replies_bytes = static_cast<uint32_t>(segments[0].iov_len +
+                                                    segments[1].iov_len);
+      }
     }
     if (random_.OneIn(3)) {
       Command(fd, batch);

@@ -369,6 +369,7 @@ TEST_F(Stream, Ioctls) {
                 DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
                 DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT |
                 DM_USER_FEATURE_URING | DM_USER_FEATURE_STOPPED |
+                DM_USER_FEATURE_SEGMENTS |
                 (UringParks() ? DM_USER_FEATURE_URING_PARKS : 0),
             info.features);
   EXPECT_EQ(kDeviceSectors, info.sectors);

@@ -236,7 +236,7 @@ TEST_F(UringTest, BadCommands) {
     void (*spoil)(UringBatch* command);
   } const kCases[] = {
       {"flags", -EINVAL, [](UringBatch* c) { c->batch.flags = 1; }},
-      {"reserved", -EINVAL, [](UringBatch* c) { c->batch.reserved[4] = 1; }},
+      {"reserved", -EINVAL, [](UringBatch* c) { c->batch.reserved[3] = 1; }},
       {"payload", -EINVAL, [](UringBatch* c) { c->reserved = 1; }},
       {"time", -EINVAL, [](UringBatch* c) { c->batch.timeout_ms = 1; }},
       {"size", -EINVAL,
