@@ -168,7 +168,9 @@ absl::StatusOr<std::unique_ptr<Channel>> Daemon::OpenChannel(
     bool recovering) {
   const proto::Attach& attach = record.attach();
   if (attach.transport() != proto::TRANSPORT_UBLK) {
-    return OpenMiscNode(attach.name(), geometry, loop_.get(), pool_.get());
+    return OpenMiscNode(attach.name(), geometry,
+                        {.way = options_.channel, .ring = ring_.get()},
+                        loop_.get(), pool_.get());
   }
   UblkChannel::Options options;
   options.geometry = geometry;
@@ -204,7 +206,8 @@ void Daemon::OpenBackend(const proto::Attach& attach,
 // false: cannot go on.
 bool Daemon::StartIo() {
   if (options_.io == Options::Io::kSync) return true;
-  ring_ = Ring::Create({}, loop_.get());
+  // Room for a waiting command of each of some hundred devices.
+  ring_ = Ring::Create({.under_way_max = 1024}, loop_.get());
   if (ring_ != nullptr) flusher_ = Flusher::Create(loop_.get());
   if (flusher_ != nullptr) return true;
   const int error = errno;

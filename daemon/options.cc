@@ -42,6 +42,13 @@ void PrintUsage(FILE* to) {
       "  --io HOW         uring: no disk holds up another; sync: plain system "
       "calls;\n"
       "                   auto: uring where the kernel has it (auto)\n"
+      "  --channel WAY    how dm-user's requests come. uring: answers go and "
+      "requests come\n"
+      "                   by one command of an io_uring (Linux 6.8); batch: "
+      "many in a\n"
+      "                   read or write; stream: one at a time, Android's way; "
+      "auto: the\n"
+      "                   first of them that there is (auto)\n"
       "  --merge-rate KIB all merges together write so much in a second (no "
       "limit)\n"
       "  --merge-pressure PERCENT\n"
@@ -154,6 +161,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
     kStateDir,
     kMemory,
     kIo,
+    kChannel,
     kMergeRate,
     kMergePressure,
     kMerges,
@@ -173,6 +181,7 @@ int ParseOptions(int argc, char** argv, Options* options) {
       {"state-dir", required_argument, nullptr, kStateDir},
       {"memory", required_argument, nullptr, kMemory},
       {"io", required_argument, nullptr, kIo},
+      {"channel", required_argument, nullptr, kChannel},
       {"merge-rate", required_argument, nullptr, kMergeRate},
       {"merge-pressure", required_argument, nullptr, kMergePressure},
       {"merges", required_argument, nullptr, kMerges},
@@ -218,6 +227,18 @@ int ParseOptions(int argc, char** argv, Options* options) {
           return kExitUsage + 1;
         }
         break;
+      case kChannel: {
+        const auto way = ParseChannelWay(optarg);
+        if (!way.has_value()) {
+          fprintf(stderr,
+                  "dmuserd: --channel %s: expected auto, uring, batch or "
+                  "stream\n",
+                  optarg);
+          return kExitUsage + 1;
+        }
+        options->channel = *way;
+        break;
+      }
       case kMergeRate: {
         uint64_t kib = 0;
         if (!ParseNumber("--merge-rate", 0, UINT32_MAX, &kib)) {

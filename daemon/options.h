@@ -9,6 +9,7 @@
 
 #include "daemon/backend/merge_governor.h"
 #include "daemon/base/log.h"
+#include "daemon/channel/misc_node.h"
 #include "daemon/control/frame.h"
 #include "daemon/control/role.h"
 
@@ -33,6 +34,7 @@ struct Options {
   MergeGovernor::Limits limits = {.active_max = kMergesDefault};
   enum class Io { kAuto, kUring, kSync };
   Io io = Io::kAuto;
+  ChannelWay channel = ChannelWay::kAuto;
   LogTarget log = LogTarget::kAuto;
   int ready_fd = -1;
   bool take_over = false;

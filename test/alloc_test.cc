@@ -19,6 +19,7 @@
 #include "daemon/io/loop_epoll.h"
 #include "gtest/gtest.h"
 #include "test/alloc_counter.h"
+#include "test/fake_call.h"
 
 namespace dmu {
 namespace {
@@ -37,14 +38,15 @@ class AllocTest : public ::testing::Test {
     stopped_.context = &stopped_flag_;
   }
 
-  void Serve(std::unique_ptr<Backend> backend) {
+  void Serve(std::unique_ptr<Backend> backend,
+             const StreamChannel::Options& options = {}) {
     int fds[2];
     ASSERT_EQ(
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds),
         0);
     kernel_.reset(fds[0]);
-    auto channel = std::make_unique<StreamChannel>(
-        UniqueFd(fds[1]), StreamChannel::Options{}, loop_.get(), pool_.get());
+    auto channel = std::make_unique<StreamChannel>(UniqueFd(fds[1]), options,
+                                                   loop_.get(), pool_.get());
     device_ = std::make_unique<Device>("alloc", std::move(channel),
                                        std::move(backend), loop_.get(),
                                        &closed_, &failed_);
@@ -130,6 +132,21 @@ TEST_F(AllocTest, CounterCounts) {
 TEST_F(AllocTest, NullDevice) {
   Serve(std::make_unique<NullBackend>(kSizeBytes, loop_.get()));
   ExpectNoAllocations();
+}
+
+TEST_F(AllocTest, InBatches) {
+  Serve(std::make_unique<NullBackend>(kSizeBytes, loop_.get()),
+        {.batch = true});
+  ExpectNoAllocations();
+}
+
+TEST_F(AllocTest, ByACallThatWaits) {
+  FakeCall call(loop_.get());
+  Serve(std::make_unique<NullBackend>(kSizeBytes, loop_.get()),
+        {.batch = true, .call = &call});
+  ExpectNoAllocations();
+  EXPECT_GT(call.begun(), 1000);
+  device_.reset();
 }
 
 TEST_F(AllocTest, FileDevice) {

@@ -5,6 +5,7 @@
 // dies leaves nothing half done.
 // Method: the real channel, device and back ends on the real loop, against a
 // fake kernel over a socket pair.
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -18,11 +19,13 @@
 #include "daemon/backend/null.h"
 #include "daemon/base/buffer_pool.h"
 #include "daemon/channel/stream.h"
+#include "daemon/channel/wire.h"
 #include "daemon/device/device.h"
 #include "daemon/io/disk_file.h"
 #include "daemon/io/disk_uring.h"
 #include "daemon/io/loop_epoll.h"
 #include "gtest/gtest.h"
+#include "test/fake_call.h"
 #include "test/fake_kernel.h"
 
 namespace dmu {
@@ -63,8 +66,11 @@ class ScriptedBackend : public Backend {
   Loop* const loop_;
 };
 
-// With the stream of version 1, and with batches.
-class ChannelTest : public ::testing::TestWithParam<bool> {
+// With the stream of version 1, with batches, and with batches by a call that
+// waits.
+enum class Mode { kStream, kBatch, kCall };
+
+class ChannelTest : public ::testing::TestWithParam<Mode> {
  protected:
   void SetUp() override {
     loop_ = EpollLoop::Create();
@@ -111,10 +117,16 @@ class ChannelTest : public ::testing::TestWithParam<bool> {
     ASSERT_NE(pool_, nullptr);
     const int fd = kernel_.Open();
     ASSERT_GE(fd, 0);
+    device_.reset();
+    call_.reset();
+    if (GetParam() == Mode::kCall) {
+      call_ = std::make_unique<FakeCall>(loop_.get());
+    }
     auto channel = std::make_unique<StreamChannel>(
         UniqueFd(fd),
         StreamChannel::Options{.slots = slots,
-                               .batch = GetParam(),
+                               .batch = GetParam() != Mode::kStream,
+                               .call = call_.get(),
                                .reopen = FakeKernel::Reopen,
                                .reopen_context = &kernel_},
         loop_.get(), pool_.get());
@@ -167,6 +179,7 @@ class ChannelTest : public ::testing::TestWithParam<bool> {
   std::unique_ptr<Flusher> flusher_;
   std::unique_ptr<BufferPool> pool_;
   FakeKernel kernel_;
+  std::unique_ptr<FakeCall> call_;
   std::unique_ptr<Device> device_;
   Task closed_task_;
   Task failed_task_;
@@ -534,10 +547,121 @@ TEST_P(ChannelTest, ManyFailuresAreToldSparingly) {
   EXPECT_LE(failures_told_, 20);
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, ChannelTest, testing::Bool(),
+INSTANTIATE_TEST_SUITE_P(Modes, ChannelTest,
+                         testing::Values(Mode::kStream, Mode::kBatch,
+                                         Mode::kCall),
                          [](const auto& info) {
-                           return info.param ? "Batch" : "Stream";
+                           switch (info.param) {
+                             case Mode::kStream:
+                               return "Stream";
+                             case Mode::kBatch:
+                               return "Batch";
+                             default:
+                               return "Call";
+                           }
                          });
+
+class CallTest : public ChannelTest {};
+
+// One call takes the answers of the turn along and waits for what comes next.
+TEST_P(CallTest, AnswersLeaveWithTheCall) {
+  ServeScripted();
+  RunUntilIdle();
+  EXPECT_EQ(call_->begun(), 1);
+  uint64_t answered_bytes = 0;
+  for (int round = 2; round < 10; ++round) {
+    for (uint64_t i = 0; i < 3; ++i) {
+      kernel_.Send(DM_USER_REQ_MAP_READ, 8 * i, 512);
+      answered_bytes += wire::kHeaderBytes + 512;
+    }
+    RunUntil([&] { return kernel_.outstanding() == 0; });
+    RunUntilIdle();
+    EXPECT_EQ(call_->begun(), round);
+    EXPECT_EQ(call_->taken_bytes(), answered_bytes) << "some left by write";
+  }
+}
+
+// What is answered while a call waits does not wait for it.
+TEST_P(CallTest, AnswersOvertakeACallThatWaits) {
+  ScriptedBackend* backend = ServeScripted();
+  backend->hold = true;
+  const uint64_t seq = kernel_.Send(DM_USER_REQ_MAP_READ, 0, 512);
+  RunUntil([&] { return backend->held.size() == 1; });
+  RunUntilIdle();
+  EXPECT_EQ(call_->state(), BatchCall::State::kWaiting);
+  backend->Answer(backend->held[0]);
+  EXPECT_EQ(Answer(seq).type, DM_USER_RESP_SUCCESS);
+  EXPECT_EQ(call_->taken_bytes(), 0u);
+  EXPECT_EQ(call_->begun(), 2) << "it goes on waiting";
+}
+
+// A call that cannot be made yet holds up no answer.
+TEST_P(CallTest, AnswersDoNotWaitForAFullRing) {
+  ServeScripted();
+  RunUntilIdle();
+  call_->Hold(true);
+  EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, 0, 512)).type,
+            DM_USER_RESP_SUCCESS);
+  EXPECT_EQ(call_->state(), BatchCall::State::kBegun);
+  kernel_.Send(DM_USER_REQ_MAP_READ, 0, 512);
+  call_->Hold(false);
+  RunUntil([&] { return kernel_.outstanding() == 0; });
+}
+
+TEST_P(CallTest, NoCallWithoutMemoryForWhatItBrings) {
+  ScriptedBackend* backend = ServeScripted(/*buffers=*/2, /*slots=*/2);
+  backend->hold = true;
+  for (uint64_t i = 0; i < 3; ++i) kernel_.Send(DM_USER_REQ_MAP_READ, i, 512);
+  RunUntilIdle();
+  EXPECT_EQ(call_->state(), BatchCall::State::kIdle);
+  while (!backend->held.empty()) {
+    Request* request = backend->held.back();
+    backend->held.pop_back();
+    backend->Answer(request);
+    RunUntilIdle();
+  }
+  EXPECT_EQ(kernel_.outstanding(), 0u);
+  EXPECT_EQ(call_->state(), BatchCall::State::kWaiting);
+}
+
+// Ended without a request for reasons that pass, it is begun again.
+TEST_P(CallTest, IsBegunAgain) {
+  ServeScripted();
+  int begun = 1;
+  for (const int result : {0, -EINTR, -EAGAIN, -ENOMEM, -ECANCELED}) {
+    RunUntilIdle();
+    EXPECT_EQ(call_->begun(), begun) << result;
+    call_->End(result);
+    ++begun;
+  }
+  EXPECT_EQ(Answer(kernel_.Send(DM_USER_REQ_MAP_READ, 0, 512)).type,
+            DM_USER_RESP_SUCCESS);
+}
+
+TEST_P(CallTest, TheTargetIsGone) {
+  ServeScripted();
+  RunUntilIdle();
+  call_->End(-ENOTBLK);
+  RunUntil([&] { return closed_; });
+  StopDevice();
+}
+
+// The file is closed when the call that had it is over, not before.
+TEST_P(CallTest, StopAwaitsTheCall) {
+  ServeScripted();
+  call_->Hold(true);
+  device_->Stop(&stopped_task_);
+  RunUntilIdle();
+  EXPECT_FALSE(stopped_);
+  EXPECT_FALSE(kernel_.daemon_closed());
+  call_->Hold(false);
+  RunUntil([&] { return stopped_; });
+  RunUntilIdle();
+  EXPECT_TRUE(kernel_.daemon_closed());
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, CallTest, testing::Values(Mode::kCall),
+                         [](const auto&) { return "Call"; });
 
 }  // namespace
 }  // namespace dmu

@@ -7,6 +7,7 @@
 // timers wait in the loop only, and count turns: a turn more is a wake-up that
 // nobody asked for.
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include <string>
@@ -93,6 +94,42 @@ TEST(LoopTest, LastIsAfterAllElseOfTheTurnAndBeforeTheSleep) {
   loop->Cancel(&last.task);
   loop->Turn(/*wait=*/false);
   EXPECT_EQ(log, "iltl");
+}
+
+// Asking for files that are ready costs a call, so with tasks at hand not every
+// turn does; but a task that is always there keeps nobody from being seen.
+TEST(LoopTest, FilesAreSeenBesideATaskThatIsAlwaysThere) {
+  auto loop = EpollLoop::Create();
+  std::string log;
+  Named task(&log, 't');
+  task.again = loop.get();
+  loop->Post(&task.task);
+  Pipe pipe;
+  pipe.MakeReadable();
+  int seen = 0;
+  struct Context {
+    EpollLoop* loop;
+    int* seen;
+  } context = {loop.get(), &seen};
+  Watch watch;
+  watch.fd = pipe.read_end.get();
+  watch.events = EPOLLIN;
+  watch.context = &context;
+  watch.ready = [](void* at, uint32_t) {
+    auto* self = static_cast<Context*>(at);
+    if (++*self->seen == 10) self->loop->Stop();
+  };
+  ASSERT_EQ(loop->AddWatch(&watch), 0);
+  loop->Run();
+  EXPECT_LE(log.size(), 10u * 4);
+  EXPECT_GE(log.size(), 10u * 2) << "it asks in each turn";
+  // Who does not wait wants to know.
+  const size_t before = log.size();
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(seen, 11);
+  EXPECT_EQ(log.size(), before + 1);
+  loop->Cancel(&task.task);
+  loop->Unwatch(&watch);
 }
 
 TEST(LoopTest, CancelReachesEveryQueue) {

@@ -11,7 +11,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "daemon/io/loop_epoll.h"
@@ -163,6 +165,92 @@ TEST_F(RingTest, EntriesMayBeBig) {
   TurnUntil(second, 1);
   EXPECT_EQ(first.result, 8);
   EXPECT_EQ(second.result, 8);
+}
+
+// Prepared when all else of the turn is done, and issued before it is done.
+TEST_F(RingTest, TheLastOfATurnArePreparedThen) {
+  Make({});
+  static std::string log;
+  log.clear();
+  RingOp op;
+  op.prepare = [](RingOp*, io_uring_sqe* entry) {
+    log += 'p';
+    io_uring_prep_nop(entry);
+  };
+  op.issued = [](RingOp*) { log += 'i'; };
+  op.done = [](RingOp*, int32_t) { log += 'd'; };
+  Task task([](void*) { log += 't'; }, nullptr);
+  ring_->SubmitLast(&op);
+  EXPECT_EQ(ring_->under_way(), 1u);
+  loop_->Post(&task);
+  EXPECT_EQ(log, "");
+  loop_->Turn(/*wait=*/true);
+  EXPECT_EQ(log, "tpid");
+  EXPECT_EQ(ring_->under_way(), 0u);
+}
+
+// Of many, each is told in its turn, those that waited for room too.
+TEST_F(RingTest, EachIsIssuedOnceBeforeItIsDone) {
+  Make({.entries = 4, .under_way_max = 8});
+  struct Op : RingOp {
+    bool was_issued = false;
+    bool was_done = false;
+  };
+  std::vector<Op> ops(50);
+  for (Op& op : ops) {
+    op.prepare = [](RingOp*, io_uring_sqe* entry) { io_uring_prep_nop(entry); };
+    op.issued = [](RingOp* at) {
+      auto* self = static_cast<Op*>(at);
+      EXPECT_FALSE(self->was_issued);
+      self->was_issued = true;
+    };
+    op.done = [](RingOp* at, int32_t) {
+      auto* self = static_cast<Op*>(at);
+      EXPECT_TRUE(self->was_issued);
+      self->was_done = true;
+    };
+  }
+  for (size_t i = 0; i < ops.size(); ++i) {
+    i % 3 == 0 ? ring_->SubmitLast(&ops[i]) : ring_->Submit(&ops[i]);
+  }
+  while (ring_->under_way() > 0) loop_->Turn(/*wait=*/true);
+  for (const Op& op : ops) EXPECT_TRUE(op.was_done);
+}
+
+// What the kernel interrupts a sleep for is seen in the turn that it ends.
+TEST_F(RingTest, ACompletionTakesOneTurnFromASleep) {
+  Make({});
+  const pid_t sleeper = gettid();
+  for (int round = 0; round < 20; ++round) {
+    Pipe pipe;
+    ReadOp op;
+    op.fd = pipe.read_end.get();
+    ring_->Submit(&op);
+    loop_->Turn(/*wait=*/false);
+    ASSERT_EQ(op.times_done, 0);
+    std::thread filler([&] {
+      const std::string path =
+          "/proc/self/task/" + std::to_string(sleeper) + "/stat";
+      std::string stat;
+      do {
+        std::getline(std::ifstream(path), stat);
+      } while (stat.find(") S") == std::string::npos);
+      pipe.Fill();
+    });
+    loop_->Turn(/*wait=*/true);
+    EXPECT_EQ(op.times_done, 1);
+    filler.join();
+    TurnUntil(op, 1);
+  }
+}
+
+TEST_F(RingTest, HalfOfThePlacesAreForThoseThatStay) {
+  Make({.entries = 2, .under_way_max = 4});
+  EXPECT_TRUE(ring_->ReservePlace());
+  EXPECT_TRUE(ring_->ReservePlace());
+  EXPECT_FALSE(ring_->ReservePlace());
+  ring_->FreePlace();
+  EXPECT_TRUE(ring_->ReservePlace());
 }
 
 TEST_F(RingTest, TwoOfThemShareALoop) {

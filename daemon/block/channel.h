@@ -85,6 +85,9 @@ class Channel {
   // away. Also without Start.
   virtual void Remove(Task* done) { Stop(done); }
 
+  // How its messages move, in a word for people; empty where there is one way.
+  virtual const char* way() const { return ""; }
+
   // The block device that the channel made; empty when the device mapper's is
   // it, or before OnStarted.
   virtual std::string device_path() const { return ""; }

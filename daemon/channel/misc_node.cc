@@ -14,7 +14,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/base/buffer_pool.h"
+#include "daemon/base/log.h"
 #include "daemon/channel/stream.h"
+#include "daemon/channel/uring_call.h"
 #include "daemon/io/unique_fd.h"
 #include "dm-user/uapi/dm-user.h"
 
@@ -22,27 +24,52 @@ namespace dmu {
 
 namespace {
 
-// Without the promise the target falls back to its policy for such writes; a
-// dm-user that does not know the ioctl has no promise to take.
-// *batch: in, whether to ask for batches; out, whether the file has them.
-int Open(const char* path, bool* batch) {
-  const int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-  if (fd < 0) return -1;
-  dm_user_channel channel = {};
-  if (*batch) {
-    channel.flags = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_BATCH |
-                    DM_USER_CHANNEL_COALESCE;
-    // What one buffer holds is one piece of work.
-    channel.coalesce_bytes = BufferPool::kBufferBytes;
-    if (ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel) == 0) return fd;
-    channel.coalesce_bytes = 0;
-    channel.flags = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_BATCH;
-    if (ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel) == 0) return fd;
+int OpenFile(const char* path) {
+  return open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+}
+
+// The mode of a channel that works in this way.
+dm_user_channel ModeOf(ChannelWay way, uint64_t features) {
+  dm_user_channel mode = {};
+  mode.flags = DM_USER_CHANNEL_FENCED;
+  if (way == ChannelWay::kStream) return mode;
+  mode.flags |= DM_USER_CHANNEL_BATCH;
+  if ((features & DM_USER_FEATURE_COALESCE) == 0) return mode;
+  mode.flags |= DM_USER_CHANNEL_COALESCE;
+  // What one buffer holds is one piece of work.
+  mode.coalesce_bytes = BufferPool::kBufferBytes;
+  return mode;
+}
+
+// Why the channel cannot work in this way; nullptr when it can, and then kUring
+// has reserved its place.
+const char* WhyNot(ChannelWay way, uint64_t features, Ring* ring) {
+  switch (way) {
+    case ChannelWay::kUring:
+      if ((features & DM_USER_FEATURE_URING) == 0 ||
+          (features & DM_USER_FEATURE_SEGMENTS) == 0) {
+        return "this dm-user.ko is older than batches through io_uring";
+      }
+      if ((features & DM_USER_FEATURE_URING_PARKS) == 0) {
+        return "this kernel's io_uring would keep a thread of the daemon for "
+               "each device (it takes Linux 6.8)";
+      }
+      if (ring == nullptr) {
+        return "the daemon has no io_uring (--io sync, or the kernel gives "
+               "none)";
+      }
+      if (!ring->ReservePlace()) {
+        return "as many devices as the daemon's io_uring has room for use it "
+               "already";
+      }
+      return nullptr;
+    case ChannelWay::kBatch:
+      return (features & DM_USER_FEATURE_BATCH) == 0
+                 ? "this dm-user.ko is older than batches"
+                 : nullptr;
+    default:
+      return nullptr;
   }
-  *batch = false;
-  channel.flags = DM_USER_CHANNEL_FENCED;
-  ioctl(fd, DM_USER_IOC_SET_CHANNEL, &channel);
-  return fd;
 }
 
 std::string NodePath(const std::string& name) {
@@ -110,7 +137,7 @@ class MiscNodeRedirect : public Redirect {
 // told is gone: nobody knows what it was worth.
 std::unique_ptr<Redirect> OpenRedirect(const std::string& path, dev_t base) {
   if (base == 0) return nullptr;
-  UniqueFd fd(open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  UniqueFd fd(OpenFile(path.c_str()));
   if (!fd.valid()) return nullptr;
   const std::optional<uint32_t> device = FindDevice(fd.get(), base);
   if (!device.has_value()) return nullptr;
@@ -119,18 +146,29 @@ std::unique_ptr<Redirect> OpenRedirect(const std::string& path, dev_t base) {
   return redirect;
 }
 
-// A StreamChannel that knows the path it came from.
+// A StreamChannel that knows the path it came from, and how it works.
 class MiscNodeChannel : public Channel {
  public:
-  MiscNodeChannel(std::string path, UniqueFd fd, bool batch, uint32_t slots,
-                  std::unique_ptr<Redirect> redirect, Loop* loop,
-                  BufferPool* pool)
-      : path_(std::move(path)),
-        batch_(batch),
-        redirect_(std::move(redirect)),
-        stream_(std::move(fd),
-                {.slots = slots,
-                 .batch = batch,
+  struct Parts {
+    std::string path;
+    UniqueFd fd;
+    uint32_t slots = 0;
+    ChannelWay way = ChannelWay::kStream;
+    dm_user_channel mode = {};
+    std::unique_ptr<BatchCall> call;  // kUring
+    std::unique_ptr<Redirect> redirect;
+  };
+
+  MiscNodeChannel(Parts parts, Loop* loop, BufferPool* pool)
+      : path_(std::move(parts.path)),
+        way_(parts.way),
+        mode_(parts.mode),
+        call_(std::move(parts.call)),
+        redirect_(std::move(parts.redirect)),
+        stream_(std::move(parts.fd),
+                {.slots = parts.slots,
+                 .batch = way_ != ChannelWay::kStream,
+                 .call = call_.get(),
                  .reopen = Reopen,
                  .reopen_context = this},
                 loop, pool) {}
@@ -138,13 +176,15 @@ class MiscNodeChannel : public Channel {
   void Start(RequestSink* sink) override { stream_.Start(sink); }
   void Stop(Task* done) override { stream_.Stop(done); }
   Redirect* redirect() override { return redirect_.get(); }
+  const char* way() const override { return ChannelWayName(way_); }
 
  private:
   static int Reopen(void* context) {
     auto* self = static_cast<MiscNodeChannel*>(context);
-    bool batch = self->batch_;
-    const int fd = Open(self->path_.c_str(), &batch);
-    if (fd < 0 || batch == self->batch_) return fd;
+    const int fd = OpenFile(self->path_.c_str());
+    if (fd < 0 || ioctl(fd, DM_USER_IOC_SET_CHANNEL, &self->mode_) == 0) {
+      return fd;
+    }
     // Another module is behind the name now, and it is less.
     close(fd);
     errno = ENODEV;
@@ -152,20 +192,41 @@ class MiscNodeChannel : public Channel {
   }
 
   const std::string path_;
-  const bool batch_;
+  const ChannelWay way_;
+  dm_user_channel mode_;
+  const std::unique_ptr<BatchCall> call_;
   const std::unique_ptr<Redirect> redirect_;
   StreamChannel stream_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
-                                                      const Geometry& geometry,
-                                                      Loop* loop,
-                                                      BufferPool* pool) {
+const char* ChannelWayName(ChannelWay way) {
+  switch (way) {
+    case ChannelWay::kUring:
+      return "uring";
+    case ChannelWay::kBatch:
+      return "batch";
+    case ChannelWay::kStream:
+      return "stream";
+    default:
+      return "auto";
+  }
+}
+
+std::optional<ChannelWay> ParseChannelWay(std::string_view name) {
+  for (const ChannelWay way : {ChannelWay::kAuto, ChannelWay::kUring,
+                               ChannelWay::kBatch, ChannelWay::kStream}) {
+    if (name == ChannelWayName(way)) return way;
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(
+    const std::string& name, const Geometry& geometry,
+    const MiscNodeOptions& options, Loop* loop, BufferPool* pool) {
   const std::string path = NodePath(name);
-  bool batch = true;
-  UniqueFd fd(Open(path.c_str(), &batch));
+  UniqueFd fd(OpenFile(path.c_str()));
   if (!fd.valid() && (errno == ENOENT || errno == ENXIO || errno == ENODEV)) {
     return absl::UnavailableError(absl::StrCat(
         path,
@@ -195,14 +256,51 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(const std::string& name,
                      geometry.size_bytes / kSectorBytes,
                      "; create the device with that length"));
   }
-  return std::unique_ptr<Channel>(std::make_unique<MiscNodeChannel>(
-      path, std::move(fd), batch, geometry.depth,
-      OpenRedirect(path, geometry.base_device), loop, pool));
+  MiscNodeChannel::Parts parts;
+  const char* why_not = nullptr;
+  if (options.way == ChannelWay::kAuto) {
+    parts.way = ChannelWay::kStream;
+    for (const ChannelWay way : {ChannelWay::kUring, ChannelWay::kBatch}) {
+      const char* lacks = WhyNot(way, info.features, options.ring);
+      if (lacks == nullptr) {
+        parts.way = way;
+        break;
+      }
+      if (why_not == nullptr) why_not = lacks;
+    }
+  } else {
+    parts.way = options.way;
+    why_not = WhyNot(options.way, info.features, options.ring);
+    if (why_not != nullptr) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          path, ": --channel ", ChannelWayName(options.way), ": ", why_not,
+          "; start dmuserd with --channel auto, which takes what there is"));
+    }
+  }
+  parts.mode = ModeOf(parts.way, info.features);
+  if (parts.way == ChannelWay::kUring) {
+    parts.call = std::make_unique<UringCall>(options.ring, parts.mode);
+  }
+  if (ioctl(fd.get(), DM_USER_IOC_SET_CHANNEL, &parts.mode) != 0) {
+    return absl::InternalError(absl::StrCat(path, ": cannot be set to ",
+                                            ChannelWayName(parts.way), ": ",
+                                            strerror(errno)));
+  }
+  const char* why = options.way != ChannelWay::kAuto ? "asked for"
+                    : why_not != nullptr             ? why_not
+                                                     : "the best there is";
+  LogWith(LogLevel::kInfo, {.device = name.c_str()}, "%s: channel %s: %s",
+          name.c_str(), ChannelWayName(parts.way), why);
+  parts.path = path;
+  parts.slots = geometry.depth;
+  parts.fd = std::move(fd);
+  parts.redirect = OpenRedirect(path, geometry.base_device);
+  return std::unique_ptr<Channel>(
+      std::make_unique<MiscNodeChannel>(std::move(parts), loop, pool));
 }
 
 uint32_t MiscNodeBlockBytes(const std::string& name) {
-  const UniqueFd fd(
-      open(NodePath(name).c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  const UniqueFd fd(OpenFile(NodePath(name).c_str()));
   dm_user_info info = {};
   if (!fd.valid() || ioctl(fd.get(), DM_USER_IOC_INFO, &info) != 0) {
     return kSectorBytes;
@@ -211,8 +309,7 @@ uint32_t MiscNodeBlockBytes(const std::string& name) {
 }
 
 bool MiscNodeHolds(const std::string& name, dev_t device) {
-  const UniqueFd fd(
-      open(NodePath(name).c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  const UniqueFd fd(OpenFile(NodePath(name).c_str()));
   return fd.valid() && FindDevice(fd.get(), device).has_value();
 }
 

@@ -50,7 +50,7 @@ StreamChannel::StreamChannel(UniqueFd fd, Options options, Loop* loop,
 }
 
 StreamChannel::~StreamChannel() {
-  DMU_CHECK(with_backend_ == 0);
+  DMU_CHECK(with_backend_ == 0 && CallIsOver());
   StopWatching();
   ResetStreams();
 }
@@ -68,8 +68,7 @@ void StreamChannel::Stop(Task* done) {
   if (phase_ == Phase::kServing) Flush();
   stopped_ = done;
   phase_ = Phase::kStopping;
-  StopWatching();
-  GiveUpWaiting();
+  CancelWaits();
   Settle();
 }
 
@@ -82,12 +81,6 @@ void StreamChannel::OnReady(void* context, uint32_t events) {
   if ((events & EPOLLOUT) != 0) self->Flush();
   if ((events & EPOLLIN) != 0) self->Readable();
   self->UpdateEvents();
-}
-
-void StreamChannel::GiveUpWaiting() {
-  pool_->CancelWait(&buffer_wait_);
-  // It may have been our turn.
-  pool_->PassOn();
 }
 
 void StreamChannel::OnBuffer(void* context) {
@@ -127,9 +120,18 @@ void StreamChannel::Readable() {
   corked_ = options_.batch;
   TakeInput();
   if (!std::exchange(corked_, false) || phase_ != Phase::kServing) return;
-  if (with_backend_ == 0) {
+  UpdateEvents();
+  if (phase_ == Phase::kServing) FlushSoon();
+}
+
+void StreamChannel::FlushSoon() {
+  if (CallIs(BatchCall::State::kBegun)) {
+    // It takes them along; should it have to wait for the ring, they go then.
+    if (output_head_ != nullptr) loop_->PostLast(&flush_task_);
+  } else if (!options_.batch || with_backend_ == 0) {
     Flush();
   } else if (output_head_ != nullptr) {
+    // A slow one keeps the others for a turn only.
     loop_->Post(&flush_task_);
   }
 }
@@ -165,7 +167,7 @@ ssize_t StreamChannel::ReadSome(uint8_t* to, size_t bytes) {
     }
     const bool ahead = options_.batch && input_ == Input::kHeader;
     // The poll tells when there is more; asking would cost a call.
-    if (ahead && std::exchange(drained_, false)) return 0;
+    if (ahead && (std::exchange(drained_, false) || !CallIsOver())) return 0;
     const ssize_t got = ahead ? read(fd_.get(), ahead_, kAheadBytes)
                               : read(fd_.get(), to, bytes);
     if (got > 0 && ahead) {
@@ -181,15 +183,40 @@ ssize_t StreamChannel::ReadSome(uint8_t* to, size_t bytes) {
       AbandonInput();
       return 0;
     }
-    if (got == 0 || errno == ENOTBLK || errno == ENODEV) {
-      Close(RequestSink::CloseReason::kRemoved);
-    } else {
-      Log(LogLevel::kError, "reading requests: %s; the channel is closed",
-          strerror(errno));
-      Close(RequestSink::CloseReason::kProtocolError);
-    }
+    InputFailed(got == 0 ? ENODEV : errno);
     return -1;
   }
+}
+
+void StreamChannel::InputFailed(int error) {
+  if (error == ENOTBLK || error == ENODEV) {
+    Close(RequestSink::CloseReason::kRemoved);
+    return;
+  }
+  Log(LogLevel::kError, "reading requests: %s; the channel is closed",
+      strerror(error));
+  Close(RequestSink::CloseReason::kProtocolError);
+}
+
+void StreamChannel::OnGiven(int32_t result) {
+  if (phase_ != Phase::kServing) {
+    // What was given goes back to the kernel with the file.
+    Settle();
+    return;
+  }
+  if (result > 0) {
+    ahead_begin_ = 0;
+    ahead_end_ = static_cast<size_t>(result);
+    drained_ = ahead_end_ < kAheadBytes;
+    Readable();
+  } else if (result == -ECANCELED) {
+    AbandonInput();
+  } else if (result < 0 && result != -EINTR && result != -EAGAIN &&
+             result != -ENOMEM) {
+    InputFailed(-result);
+    return;
+  }
+  UpdateEvents();
 }
 
 // The kernel took the request away in the middle of it (a deadline, a suspend);
@@ -411,17 +438,18 @@ void StreamChannel::QueueReply(Slot* slot) {
     output_bytes_ = 0;
   }
   output_tail_ = slot;
-  // More answers are about to come, or a slow one keeps these for a turn only.
-  if (corked_) return;
-  if (options_.batch && with_backend_ > 0 && phase_ == Phase::kServing) {
-    loop_->Post(&flush_task_);
-    return;
+  if (corked_) return;  // more answers are about to come
+  if (phase_ == Phase::kServing) {
+    FlushSoon();
+  } else {
+    Flush();
   }
-  Flush();
 }
 
 void StreamChannel::Flush() {
   loop_->Cancel(&flush_task_);
+  if (CallIs(BatchCall::State::kMade)) return;  // OnTaken goes on
+  output_blocked_ = false;
   while (output_head_ != nullptr && output_ready_ && fd_.valid()) {
     if (!WriteOut()) break;
   }
@@ -447,26 +475,23 @@ bool StreamChannel::IsWhole(const Slot& slot) const {
   return !slot.header_sent && IsLast(slot);
 }
 
-bool StreamChannel::WriteOut() {
-  // The head's part and, in batch mode, whole answers behind it.
-  constexpr int kRepliesMax = 32;
-  dm_user_message replies[kRepliesMax];
-  iovec parts[2 * kRepliesMax];
+// The head's part and, in batch mode, whole answers behind it.
+int StreamChannel::Gather(iovec* parts, int parts_max) {
+  if (!output_ready_) return 0;
   int count = 0;
-  int reply = 0;
   size_t skip = output_bytes_;
-  for (const Slot* slot = output_head_; slot != nullptr && reply < kRepliesMax;
+  for (Slot* slot = output_head_; slot != nullptr && count + 2 <= parts_max;
        slot = slot->next) {
     if (slot != output_head_ && !IsWhole(*slot)) break;
     const size_t header_bytes = HeaderBytes(*slot);
     const size_t payload_bytes = PayloadBytes(*slot);
-    replies[reply] = wire::EncodeReply(slot->seq, slot->result);
+    slot->reply = wire::EncodeReply(slot->seq, slot->result);
     // Of the whole answer, whatever part of it this is.
     if (options_.batch && payload_bytes > 0) {
-      replies[reply].len = slot->total_bytes;
+      slot->reply.len = slot->total_bytes;
     }
     if (skip < header_bytes) {
-      parts[count++] = {reinterpret_cast<uint8_t*>(&replies[reply]) + skip,
+      parts[count++] = {reinterpret_cast<uint8_t*>(&slot->reply) + skip,
                         header_bytes - skip};
     }
     const size_t payload_done = skip > header_bytes ? skip - header_bytes : 0;
@@ -474,20 +499,34 @@ bool StreamChannel::WriteOut() {
       parts[count++] = {slot->buffer + payload_done,
                         payload_bytes - payload_done};
     }
-    ++reply;
     skip = 0;
     if (!options_.batch || !IsLast(*slot)) break;
   }
-  const ssize_t put = writev(fd_.get(), parts, count);
+  return count;
+}
+
+bool StreamChannel::WriteOut() {
+  constexpr int kPartsMax = 64;
+  iovec parts[kPartsMax];
+  const ssize_t put = writev(fd_.get(), parts, Gather(parts, kPartsMax));
   if (put < 0) return WriteFailed();
   size_t bytes = static_cast<size_t>(put);
   while (bytes > 0) Advance(&bytes);
   return true;
 }
 
+void StreamChannel::OnTaken(size_t bytes) {
+  while (bytes > 0) Advance(&bytes);
+  loop_->Cancel(&flush_task_);
+  if (phase_ == Phase::kServing || phase_ == Phase::kStopping) Flush();
+}
+
 bool StreamChannel::WriteFailed() {
   if (errno == EINTR) return true;
-  if (IsTransient(errno)) return false;
+  if (IsTransient(errno)) {
+    output_blocked_ = true;
+    return false;
+  }
   if (errno == ENOTBLK || errno == ENODEV || errno == EPIPE ||
       errno == ECONNRESET) {
     Close(RequestSink::CloseReason::kRemoved);
@@ -547,12 +586,19 @@ void StreamChannel::FreeSlot(Slot* slot) {
 
 void StreamChannel::UpdateEvents() {
   if (phase_ != Phase::kServing) return;
-  uint32_t events = 0;
+  uint32_t events = output_blocked_ ? uint32_t{EPOLLOUT} : 0;
   const bool reads = input_ != Input::kHeld && input_ != Input::kNoMemory;
-  if (reads) events |= EPOLLIN;
+  const bool has_ahead = ahead_begin_ < ahead_end_;
   // What was read ahead is not seen by the poll.
-  if (reads && ahead_begin_ < ahead_end_) loop_->Post(&ahead_task_);
-  if (output_head_ != nullptr && output_ready_) events |= EPOLLOUT;
+  if (reads && has_ahead) loop_->Post(&ahead_task_);
+  if (reads && options_.call == nullptr) {
+    events |= EPOLLIN;
+  } else if (reads && input_ != Input::kHeader) {
+    loop_->Post(&ahead_task_);  // the rest of a payload is always there
+  } else if (reads && !has_ahead && !corked_ && CallIsOver()) {
+    options_.call->Begin(fd_.get(), ahead_, kAheadBytes, this);
+  }
+  if (events == 0 && !watching_ && options_.call != nullptr) return;
   int error = 0;
   if (!watching_) {
     watch_.fd = fd_.get();
@@ -574,11 +620,17 @@ void StreamChannel::StopWatching() {
   watching_ = false;
 }
 
+void StreamChannel::CancelWaits() {
+  StopWatching();
+  pool_->CancelWait(&buffer_wait_);
+  pool_->PassOn();  // it may have been our turn
+  if (!CallIsOver()) options_.call->Cancel();
+}
+
 void StreamChannel::Close(RequestSink::CloseReason reason) {
   if (phase_ != Phase::kServing && phase_ != Phase::kReopening) return;
   phase_ = Phase::kClosed;
-  StopWatching();
-  GiveUpWaiting();
+  CancelWaits();
   sink_->OnClosed(reason);
 }
 
@@ -589,14 +641,14 @@ void StreamChannel::BeginReopen() {
   }
   if (phase_ != Phase::kServing) return;
   phase_ = Phase::kReopening;
-  StopWatching();
-  GiveUpWaiting();
+  CancelWaits();
   Settle();
 }
 
-// The file may only be closed when no request of it is with the back end.
+// The file may only be closed when no request of it is with the back end, and
+// no call has it.
 void StreamChannel::Settle() {
-  if (with_backend_ > 0) return;
+  if (with_backend_ > 0 || !CallIsOver()) return;
   if (phase_ == Phase::kReopening) {
     ResetStreams();
     fd_.reset();
@@ -626,6 +678,7 @@ void StreamChannel::ResetStreams() {
   }
   output_tail_ = nullptr;
   output_ready_ = false;
+  output_blocked_ = false;
   output_bytes_ = 0;
   loop_->Cancel(&retry_task_);
   loop_->Cancel(&flush_task_);

@@ -22,6 +22,11 @@
 // call, and answers that are whole leave together: when what was read has been
 // handed on and the back end has nothing more of this channel, or else in the
 // next turn.
+//
+// With a batch call (Options::call) the file is not polled: while headers are
+// wanted and none is there, a call waits for them, which takes along the
+// answers of its turn. What is answered while it waits leaves by write, and the
+// rest of a payload comes by read, as ever.
 #ifndef DAEMON_CHANNEL_STREAM_H_
 #define DAEMON_CHANNEL_STREAM_H_
 
@@ -30,19 +35,22 @@
 
 #include "daemon/base/buffer_pool.h"
 #include "daemon/block/channel.h"
+#include "daemon/channel/batch_call.h"
 #include "daemon/channel/wire.h"
 #include "daemon/io/loop.h"
 #include "daemon/io/unique_fd.h"
 
 namespace dmu {
 
-class StreamChannel : public Channel {
+class StreamChannel : public Channel, private BatchCall::User {
  public:
   struct Options {
     // Requests with the back end at a time.
     uint32_t slots = 16;
     // The file is in DM_USER_CHANNEL_BATCH mode, or as good as that.
     bool batch = false;
+    // With batch; outlives the channel. nullptr: the file is polled.
+    BatchCall* call = nullptr;
     // Opens the same channel anew, for the case described above. Returns a
     // non-blocking file or -1 with errno set.
     int (*reopen)(void* context) = nullptr;
@@ -71,7 +79,8 @@ class StreamChannel : public Channel {
     Task continue_task;  // submits the next segment from a turn of its own, so
                          // that a back end that answers at once cannot recurse
     IoStatus result = IoStatus::kOk;
-    Slot* next = nullptr;  // free list or output queue
+    dm_user_message reply = {};  // as it leaves
+    Slot* next = nullptr;        // free list or output queue
   };
 
   enum class Input {
@@ -95,6 +104,18 @@ class StreamChannel : public Channel {
   static void OnFlush(void* context);
   static void OnAhead(void* context);
 
+  // BatchCall::User
+  int Gather(iovec* parts, int parts_max) override;
+  void OnTaken(size_t bytes) override;
+  void OnGiven(int32_t result) override;
+
+  bool CallIs(BatchCall::State state) const {
+    return options_.call != nullptr && options_.call->state() == state;
+  }
+  bool CallIsOver() const {
+    return options_.call == nullptr || CallIs(BatchCall::State::kIdle);
+  }
+
   void Readable();
   void TakeInput();
   Step ReadHeader();
@@ -104,12 +125,15 @@ class StreamChannel : public Channel {
   Step DrainPayload();
   // Bytes read, 0 for "nothing now", -1 when the channel is closed.
   ssize_t ReadSome(uint8_t* to, size_t bytes);
+  void InputFailed(int error);
   void AbandonInput();
 
   void SubmitSegment(Slot* slot);
   void SegmentDone(Slot* slot);
   void WriteSegmentDone(Slot* slot);
   void QueueReply(Slot* slot);
+  // What is queued leaves together with what comes next, if that is near.
+  void FlushSoon();
   void Flush();
   // As much of the queue as leaves at once; false: wait or closed.
   bool WriteOut();
@@ -123,9 +147,10 @@ class StreamChannel : public Channel {
   bool WriteFailed();
   void FinishOutput(Slot* slot);
   void FreeSlot(Slot* slot);
+  // Sees to it that whatever can go on is told of.
   void UpdateEvents();
   void StopWatching();
-  void GiveUpWaiting();
+  void CancelWaits();
   void Close(RequestSink::CloseReason reason);
   void BeginReopen();
   void Settle();
@@ -164,9 +189,10 @@ class StreamChannel : public Channel {
 
   Slot* output_head_ = nullptr;
   Slot* output_tail_ = nullptr;
-  Task flush_task_;            // batch mode: what is whole leaves
-  size_t output_bytes_ = 0;    // of the head's current part already written
-  bool output_ready_ = false;  // head has a part to write
+  Task flush_task_;              // batch mode: what is whole leaves
+  bool output_blocked_ = false;  // the file did not take it; the poll tells
+  size_t output_bytes_ = 0;      // of the head's current part already written
+  bool output_ready_ = false;    // head has a part to write
 
   // Seq of a request to refuse at sight after a reopen.
   bool has_failed_seq_ = false;

@@ -97,6 +97,7 @@ void DescribeAttach(const proto::Attach& attach, proto::DeviceStatus* out) {
 
 void DescribeDevice(const Device& device, proto::DeviceStatus* out) {
   out->set_block_path(device.device_path());
+  out->set_channel(device.channel_way());
   const Device::Counters& counters = device.counters();
   out->set_reads(counters.reads);
   out->set_read_bytes(counters.read_bytes);

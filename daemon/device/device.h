@@ -77,6 +77,7 @@ class Device : public RequestSink {
 
   // Of the channel; empty when the device mapper's device is the only one.
   std::string device_path() const { return channel_->device_path(); }
+  const char* channel_way() const { return channel_->way(); }
 
   void OnStarted(const absl::Status& status) override;
   void OnRequest(Request* request) override;

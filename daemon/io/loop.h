@@ -3,8 +3,10 @@
 // loop.h - the daemon's one thread: readiness of files, tasks, and timers.
 //
 // Tasks posted while a turn runs are run in the next turn, so a task that posts
-// itself cannot starve the files. An idle loop with no timer armed sleeps in
-// the kernel without a timeout: an idle daemon costs no wake-up.
+// itself cannot starve the files: while there are tasks, they are looked at in
+// every few turns, for to ask is a system call. An idle loop with no timer
+// armed sleeps in the kernel without a timeout: an idle daemon costs no
+// wake-up.
 #ifndef DAEMON_IO_LOOP_H_
 #define DAEMON_IO_LOOP_H_
 
@@ -62,6 +64,11 @@ class Loop {
   // Runs `task` when all else of this turn is done, before the loop may sleep:
   // for what gathers work over a turn and hands it on in one call.
   virtual void PostLast(Task* task) = 0;
+
+  // Runs `task` in each turn whose sleep the kernel has interrupted, until it
+  // is cancelled: that may have been for something that can be seen without
+  // asking.
+  virtual void OnInterrupt(Task* /*task*/) {}
 
   // Takes a queued task back; no effect on one that is not queued.
   virtual void Cancel(Task* task) = 0;

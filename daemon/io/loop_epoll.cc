@@ -110,11 +110,15 @@ void EpollLoop::PostLast(Task* task) {
   if (!task->queued) last_tasks_.Push(task);
 }
 
+void EpollLoop::OnInterrupt(Task* task) {
+  if (!task->queued) interrupt_tasks_.Push(task);
+}
+
 void EpollLoop::Cancel(Task* task) {
   if (!task->queued) return;
   if (!tasks_.Remove(task) && !running_.Remove(task) &&
-      !idle_tasks_.Remove(task)) {
-    last_tasks_.Remove(task);
+      !idle_tasks_.Remove(task) && !last_tasks_.Remove(task)) {
+    interrupt_tasks_.Remove(task);
   }
 }
 
@@ -170,18 +174,28 @@ void EpollLoop::SetTimerFd() {
 void EpollLoop::Turn(bool wait) {
   const bool sleep = wait && tasks_.head == nullptr &&
                      idle_tasks_.head == nullptr && last_tasks_.head == nullptr;
-  const int count =
-      epoll_wait(epoll_fd_.get(), events_, kEventsPerTurn, sleep ? -1 : 0);
+  // Idle work depends on the answer.
+  const bool ask = sleep || !wait || idle_tasks_.head != nullptr ||
+                   ++unasked_turns_ > kUnaskedTurnsMax;
+  if (ask) unasked_turns_ = 0;
+  const int count = !ask ? 0
+                         : epoll_wait(epoll_fd_.get(), events_, kEventsPerTurn,
+                                      sleep ? -1 : 0);
   DMU_CHECK(count >= 0 || errno == EINTR);
   event_count_ = count > 0 ? count : 0;
   turn_us_ = 0;
   ++turns_;
-  const bool was_idle = event_count_ == 0 && tasks_.head == nullptr;
+  const bool was_idle = ask && count == 0 && tasks_.head == nullptr;
   for (int i = 0; i < event_count_; ++i) {
     auto* watch = static_cast<Watch*>(events_[i].data.ptr);
     if (watch != nullptr) watch->ready(watch->context, events_[i].events);
   }
   event_count_ = 0;
+  if (count < 0) {
+    for (Task* at = interrupt_tasks_.head; at != nullptr; at = at->next) {
+      at->run(at->context);
+    }
+  }
 
   RunAll(&tasks_);
   if (was_idle || ++busy_turns_ > kBusyTurnsMax) {

@@ -26,6 +26,7 @@ class EpollLoop : public Loop {
   void Post(Task* task) override;
   void PostIdle(Task* task) override;
   void PostLast(Task* task) override;
+  void OnInterrupt(Task* task) override;
   void Cancel(Task* task) override;
   void Arm(Timer* timer, uint64_t delay_us) override;
   void Disarm(Timer* timer) override;
@@ -36,6 +37,7 @@ class EpollLoop : public Loop {
   void Stop() override { stopped_ = true; }
 
   // One turn. wait: sleep when there is nothing to do.
+  // Always looks at the files when it does not wait.
   void Turn(bool wait);
 
  private:
@@ -50,6 +52,9 @@ class EpollLoop : public Loop {
   // Enough that a turn serves every busy device, few enough that a task posted
   // by the first waits for little.
   static constexpr int kEventsPerTurn = 16;
+
+  // Of Run, with tasks at hand. Each is as short as what one event may do.
+  static constexpr int kUnaskedTurnsMax = 3;
 
   EpollLoop(UniqueFd epoll_fd, UniqueFd timer_fd);
 
@@ -67,6 +72,8 @@ class EpollLoop : public Loop {
   Queue running_;  // what RunAll is at; Cancel reaches them too
   Queue idle_tasks_;
   Queue last_tasks_;
+  Queue interrupt_tasks_;  // stay in it
+  int unasked_turns_ = 0;  // since the files were looked at
   epoll_event events_[kEventsPerTurn];
   int event_count_ = 0;
   uint64_t turns_ = 0;

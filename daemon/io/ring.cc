@@ -19,6 +19,23 @@ constexpr unsigned kWorkersMax = 64;
 
 }  // namespace
 
+void Ring::OpQueue::Push(RingOp* op) {
+  op->next = nullptr;
+  (tail != nullptr ? tail->next : head) = op;
+  tail = op;
+  ++count;
+}
+
+RingOp* Ring::OpQueue::Pop() {
+  RingOp* op = head;
+  if (op == nullptr) return nullptr;
+  head = op->next;
+  if (head == nullptr) tail = nullptr;
+  op->next = nullptr;
+  --count;
+  return op;
+}
+
 std::unique_ptr<Ring> Ring::Create(const Options& options, Loop* loop) {
   std::unique_ptr<Ring> ring(new Ring(options, loop));
   if (ring->Init()) return ring;
@@ -31,6 +48,7 @@ std::unique_ptr<Ring> Ring::Create(const Options& options, Loop* loop) {
 Ring::Ring(const Options& options, Loop* loop)
     : options_(options),
       loop_(loop),
+      interrupted_(OnInterrupted, this),
       end_of_turn_(OnEndOfTurn, this),
       retry_(OnRetry, this) {
   watch_.ready = OnReadable;
@@ -61,11 +79,13 @@ bool Ring::Init() {
   watch_.fd = ring_.ring_fd;
   errno = loop_->AddWatch(&watch_);
   watching_ = errno == 0;
+  if (watching_) loop_->OnInterrupt(&interrupted_);
   return watching_;
 }
 
 Ring::~Ring() {
   DMU_CHECK(under_way() == 0);
+  loop_->Cancel(&interrupted_);
   loop_->Cancel(&end_of_turn_);
   loop_->Disarm(&retry_);
   if (watching_) loop_->Unwatch(&watch_);
@@ -73,34 +93,42 @@ Ring::~Ring() {
 }
 
 void Ring::Submit(RingOp* op) {
-  if (waiting_head_ == nullptr && Prepare(op)) return;
-  op->next = nullptr;
-  (waiting_tail_ != nullptr ? waiting_tail_->next : waiting_head_) = op;
-  waiting_tail_ = op;
-  ++waiting_count_;
+  if (waiting_.head == nullptr && HasRoom()) {
+    Prepare(op);
+  } else {
+    waiting_.Push(op);
+  }
 }
 
-// false when the ring is full.
-bool Ring::Prepare(RingOp* op) {
-  if (under_way_ >= options_.under_way_max) return false;
-  io_uring_sqe* entry = io_uring_get_sqe(&ring_);
-  if (entry == nullptr) return false;
-  memset(entry, 0, options_.big_entries ? 128 : 64);
-  op->prepare(op, entry);
-  io_uring_sqe_set_data(entry, op);
-  ++under_way_;
+void Ring::SubmitLast(RingOp* op) {
+  last_.Push(op);
   loop_->PostLast(&end_of_turn_);
+}
+
+bool Ring::ReservePlace() {
+  if (places_ >= options_.under_way_max / 2) return false;
+  ++places_;
   return true;
 }
 
+bool Ring::HasRoom() const {
+  return under_way_ < options_.under_way_max &&
+         io_uring_sq_space_left(&ring_) > 0;
+}
+
+void Ring::Prepare(RingOp* op) {
+  io_uring_sqe* entry = io_uring_get_sqe(&ring_);
+  DMU_CHECK(entry != nullptr);
+  memset(entry, 0, options_.big_entries ? 128 : 64);
+  op->prepare(op, entry);
+  io_uring_sqe_set_data(entry, op);
+  prepared_.Push(op);
+  ++under_way_;
+  loop_->PostLast(&end_of_turn_);
+}
+
 void Ring::PrepareWaiting() {
-  while (RingOp* op = waiting_head_) {
-    if (!Prepare(op)) return;
-    waiting_head_ = op->next;
-    if (waiting_head_ == nullptr) waiting_tail_ = nullptr;
-    op->next = nullptr;
-    --waiting_count_;
-  }
+  while (waiting_.head != nullptr && HasRoom()) Prepare(waiting_.Pop());
 }
 
 void Ring::OnReadable(void* context, uint32_t) {
@@ -109,6 +137,10 @@ void Ring::OnReadable(void* context, uint32_t) {
   self->PrepareWaiting();
 }
 
+// What was completed is seen without one more call, which would say that the
+// ring is readable.
+void Ring::OnInterrupted(void* context) { OnReadable(context, 0); }
+
 void Ring::OnRetry(void* context) {
   auto* self = static_cast<Ring*>(context);
   self->loop_->PostLast(&self->end_of_turn_);
@@ -116,6 +148,7 @@ void Ring::OnRetry(void* context) {
 
 void Ring::OnEndOfTurn(void* context) {
   auto* self = static_cast<Ring*>(context);
+  while (RingOp* op = self->last_.Pop()) self->Submit(op);
   self->Enter();
   self->Reap();  // what was done at once
   self->PrepareWaiting();
@@ -130,6 +163,10 @@ void Ring::Enter() {
   }
   DMU_CHECK(result >= 0 || result == -EAGAIN || result == -EBUSY ||
             result == -ENOMEM);
+  for (int left = result; left > 0; --left) {
+    RingOp* op = prepared_.Pop();
+    if (op->issued != nullptr) op->issued(op);
+  }
   if (result < 0 || io_uring_sq_ready(&ring_) > 0) {
     loop_->Arm(&retry_, kRetryUs);
   }

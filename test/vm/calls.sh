@@ -2,19 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Goal: under load the daemon moves many requests in a system call.
-# Method: the kernel counts the reads and writes of a process (syscr, syscw); a
-# null device needs none for itself, so all of them are for messages.
+# Method: the kernel counts the reads and writes of a process (syscr, syscw), and
+# traces its calls to io_uring; a null device needs none for itself, so all of them
+# are for messages.
+# usage: calls.sh [--channel=WAY]
 set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
 source /vm/guest-daemon.sh
 
 readonly IOS=20000
 
+readonly TRACE=/sys/kernel/tracing
+readonly ENTER=$TRACE/events/syscalls/sys_enter_io_uring_enter
 calls() {
-  awk '/^syscr|^syscw/ { n += $2 } END { print n }' "/proc/$DAEMON_PID/io"
+  cat "/proc/$DAEMON_PID/io" "$ENTER/hist" |
+    awk '/^syscr|^syscw/ { n += $2 } /Hits:/ { n += $2 } END { print n }'
 }
 
 start_daemon
+[ -e "$TRACE/trace" ] || mount -t tracefs tracefs "$TRACE"
+echo "$DAEMON_PID" >"$TRACE/set_event_pid"
+echo "hist:keys=common_pid:vals=hitcount if common_pid == $DAEMON_PID" >"$ENTER/trigger"
 dmuserctl map n --null 1073741824 --quiet
 # load DEPTH TOGETHER: fio with so many requests under way, submitted and reaped
 # so many at a time; sets `thousandth`.
@@ -27,11 +35,12 @@ load() {
     --output=/run/fio.out || fail "fio: $(cat /run/fio.out)"
   grep -q 'err= 0' /run/fio.out || fail "fio: $(cat /run/fio.out)"
   thousandth=$((($(calls) - before) * 1000 / IOS))
-  echo "depth $1, $2 at a time: $thousandth/1000 reads and writes for a request"
+  echo "depth $1, $2 at a time: $thousandth/1000 calls for a request"
 }
 
 load 1 1
-[ "$thousandth" -le 2100 ] || fail "one request takes a read and a write"
+# A read and a write, or one command and, where that finds nothing, its answer.
+[ "$thousandth" -le 2100 ] || fail "$thousandth calls for a thousand requests"
 # How many the daemon finds when it wakes is the scheduler's choice.
 load 32 1
 load 32 16
@@ -51,7 +60,7 @@ before=$(calls)
 kill -CONT "$DAEMON_PID"
 wait "$fio_pid" || fail "fio: $(cat /run/fio.out)"
 taken=$(($(calls) - before))
-echo "$QUEUED requests at once: $taken reads and writes"
+echo "$QUEUED requests at once: $taken calls"
 [ "$taken" -lt $((QUEUED / 4)) ] || fail "$taken calls for $QUEUED requests"
 dmuserctl unmap n
 stop_daemon

@@ -296,8 +296,8 @@ TEST_F(BatchTest, RepliesMayBeInSegments) {
     for (size_t first = 0; first < pieces.size();) {
       iovec segments[DM_USER_BATCH_SEGMENTS_MAX];
       dm_user_batch batch = {};
-      for (; batch.segments < DM_USER_BATCH_SEGMENTS_MAX &&
-             first < pieces.size();
+      for (;
+           batch.segments < DM_USER_BATCH_SEGMENTS_MAX && first < pieces.size();
            ++first) {
         segments[batch.segments++] = {pieces[first].data(),
                                       pieces[first].size()};

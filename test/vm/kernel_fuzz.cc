@@ -338,8 +338,8 @@ class Fuzzer {
       batch.segments = static_cast<uint32_t>(
           random_.OneIn(10) ? random_.Any() : random_.Below(3));
       if (!random_.OneIn(5)) {
-        batch.replies_bytes = static_cast<uint32_t>(segments[0].iov_len +
-                                                    segments[1].iov_len);
+        batch.replies_bytes =
+            static_cast<uint32_t>(segments[0].iov_len + segments[1].iov_len);
       }
     }
     if (random_.OneIn(3)) {

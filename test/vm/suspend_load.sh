@@ -5,9 +5,10 @@
 # lost, nothing fails, nothing hangs. A device under load is not removed, and one
 # that is removed by force fails its I/O and no more.
 # Method: fio verifies one device, a load with copies in memory the file system on
-# another, while both go through all forms in turn.
+# another, while both go through all forms in turn. With --channel dmuserd serves
+# them, else a small daemon for each.
 #
-# Usage: suspend_load.sh [SECONDS]
+# Usage: suspend_load.sh [--channel=WAY] [SECONDS]
 set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
 source /vm/guest-daemon.sh
@@ -17,9 +18,14 @@ source /vm/tap.sh
 readonly SECONDS_WANTED=${1:-10} SECTORS=65536
 rounds=0
 
-# device NAME - with a daemon of its own.
+# device NAME - and its daemon.
 device() {
   truncate -s $((SECTORS * 512)) "/tmp/$1"
+  if [ "${#DAEMON_FLAGS[@]}" -gt 0 ]; then
+    [ -n "$DAEMON_PID" ] || start_daemon
+    dmuserctl map "$1" --file "/tmp/$1" --quiet
+    return
+  fi
   dmsetup create "$1" --table "0 $SECTORS user 0 $SECTORS $1" || return 1
   ram_daemon "$1" "/tmp/$1" &
   # The table waits four seconds for it, and a machine may be slow.
@@ -107,6 +113,7 @@ step "fsck" e2fsck -fn /dev/mapper/fs
 step "no error counted" no_errors fs
 step "removed by force under fio" removed_under_load
 step "remove" dmsetup remove fs
+[ -z "$DAEMON_PID" ] || step "the daemon ends" stop_daemon
 wait
 step "unload" rmmod dm_user
 tap_end

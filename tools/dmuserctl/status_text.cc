@@ -150,6 +150,7 @@ nlohmann::ordered_json StatusJson(const proto::DeviceStatus& device) {
   if (device.kind() == "file") json["direct_io"] = device.direct_io();
   json["transport"] =
       device.transport() == proto::TRANSPORT_UBLK ? "ublk" : "dm-user";
+  if (!device.channel().empty()) json["channel"] = device.channel();
   if (!device.block_path().empty()) json["block"] = device.block_path();
   if (!device.source_path().empty()) json["source"] = device.source_path();
   json["reads"] = device.reads();
@@ -217,10 +218,12 @@ nlohmann::ordered_json StatusJson(const proto::DaemonStatus& daemon) {
 }
 
 void PrintDevice(const proto::DeviceStatus& device) {
-  printf("%s: %s, %s, %.1f MiB%s\n", device.name().c_str(),
+  printf("%s: %s, %s, %.1f MiB%s%s%s\n", device.name().c_str(),
          DeviceStateName(device.state()), device.kind().c_str(),
          static_cast<double>(device.size_bytes()) / (1 << 20),
-         device.read_only() ? ", read-only" : "");
+         device.read_only() ? ", read-only" : "",
+         device.channel().empty() ? "" : ", channel ",
+         device.channel().c_str());
   if (!device.cow_path().empty()) {
     printf("  cow   %s\n", device.cow_path().c_str());
   }

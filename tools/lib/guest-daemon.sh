@@ -6,6 +6,13 @@
 
 DAEMON_PID=
 
+# A script's first argument may be the channel of its daemons: --channel=WAY.
+DAEMON_FLAGS=()
+if [[ ${1-} == --channel=* ]]; then
+  DAEMON_FLAGS=(--channel "${1#*=}")
+  shift
+fi
+
 fail() {
   echo "FAILED: $*" >&2
   exit 1
@@ -15,7 +22,7 @@ fail() {
 start_daemon() {
   rm -f /run/dmuserd.ready
   mkfifo /run/dmuserd.ready
-  dmuserd --ready-fd 3 "$@" 3>/run/dmuserd.ready 2>>/run/dmuserd.log &
+  dmuserd --ready-fd 3 "${DAEMON_FLAGS[@]}" "$@" 3>/run/dmuserd.ready 2>>/run/dmuserd.log &
   DAEMON_PID=$!
   read -r </run/dmuserd.ready || fail "dmuserd ended: $(tail -5 /run/dmuserd.log)"
 }

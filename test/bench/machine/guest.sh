@@ -47,7 +47,8 @@ transport_rows() {
     row ublk daemon --transport ublk
   fi
   row stream stream
-  row batch daemon
+  row batch daemon -- --channel batch
+  row uring daemon -- --channel uring
   [[ $mode == quick ]] || row cached daemon --direct-io off
   row redirect redirect 16 "$(sectors_of "$BACKING")"
 }
