@@ -261,7 +261,11 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(
   if (options.way == ChannelWay::kAuto) {
     parts.way = ChannelWay::kStream;
     for (const ChannelWay way : {ChannelWay::kUring, ChannelWay::kBatch}) {
-      const char* lacks = WhyNot(way, info.features, options.ring);
+      // A call that waits again takes no late answer along: each is one more.
+      const char* lacks =
+          way == ChannelWay::kUring && geometry.direct_io
+              ? "answers come late past the page cache, and cost less so"
+              : WhyNot(way, info.features, options.ring);
       if (lacks == nullptr) {
         parts.way = way;
         break;

@@ -24,7 +24,8 @@ namespace dmu {
 
 // How messages move. Each but the last needs a dm-user that knows it.
 enum class ChannelWay : uint8_t {
-  kAuto,    // the first of the others that there is
+  kAuto,    // the first of the others that there is; past the page cache not
+            // kUring, which costs more where answers come late
   kUring,   // batches by commands of the ring, one of which waits in the kernel
   kBatch,   // poll, and many messages in a call
   kStream,  // poll, and one part of a message in a call: Android's way

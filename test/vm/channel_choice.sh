@@ -40,6 +40,17 @@ refuses() {
   stop_daemon
 }
 
+# file_by WAY - how the daemon serves a disk past the page cache by itself.
+file_by() {
+  modprobe brd rd_nr=1 rd_size=1024
+  start_daemon
+  dmuserctl map d --file /dev/ram0 --quiet
+  channel_is "$1"
+  dmuserctl unmap d
+  stop_daemon
+}
+
+file_by batch
 release=$(uname -r)
 serves stream "asked for" --channel stream
 serves batch "asked for" --channel batch
