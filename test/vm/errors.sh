@@ -213,17 +213,26 @@ JOURNAL_STREAM=$stream dmuserd --ready-fd 3 \
   3>/run/dmuserd.ready 2>>/run/journal.stream &
 DAEMON_PID=$!
 read -r </run/dmuserd.ready || fail "dmuserd ended"
+# journal START - the next line of it that begins so, as `line`.
+journal() {
+  local tries
+  for ((tries = 0; tries < 8; tries++)); do
+    IFS= read -r line <&8
+    [[ $line != "$1"* ]] || return 0
+  done
+  fail "the journal has no '$1', last: $line"
+}
 dmuserctl map j --quiet --file /dev/ram1 --read-only
-IFS= read -r line <&8
+journal 'MESSAGE=j: channel '
+journal 'MESSAGE=j: serving'
 [[ $line == 'MESSAGE=j: serving PRIORITY=6 '*' DM_USER_DEVICE=j '* ]] ||
   fail "the journal: $line"
 rm /run/disks/base
 truncate -s 1M /run/disks/base
 dmuserctl map c --quiet --file /run/disks/base
-IFS= read -r line <&8
 truncate -s 4096 /run/disks/base
 bad read_at /dev/mapper/c 0
-IFS= read -r line <&8
+journal 'MESSAGE=c: read of '
 [[ $line == 'MESSAGE=c: read of '*' PRIORITY=3 '*' DM_USER_OP=read '* &&
   $line == *' DM_USER_SECTOR='*' DM_USER_DEVICE=c '* ]] ||
   fail "the journal: $line"
