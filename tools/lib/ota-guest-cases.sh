@@ -8,7 +8,7 @@
 # The phase did not change, and the disk is untouched.
 nothing_changed() {
   [ "$(phase)" = "$1" ] || fail "the phase is $(phase), not $1"
-  same_device "$BASE" old
+  disk_is old
   sync
 }
 

@@ -34,7 +34,8 @@ readonly OTA_MASKED=(
 put_ota_system() {
   local root=$1 bin=$2 unit
   rm -rf "$root"/usr/share/{doc,locale,man,info,i18n,lintian,perl5} \
-    "$root"/usr/lib/udev/hwdb.* "$root"/var/lib/dpkg/info
+    "$root"/usr/lib/udev/hwdb.* "$root"/var/lib/dpkg/info \
+    "$root"/usr/lib/x86_64-linux-gnu/gconv
   put_root_files "$root"
   rm "$root/etc/systemd/system/vm.service" \
     "$root/etc/systemd/system/multi-user.target.wants/vm.service"
@@ -160,8 +161,11 @@ ota_initramfs() {
   # Emulated, on a busy host, udev takes its time.
   sed -i -e 's/^STATE_DEVICE=.*/STATE_DEVICE=LABEL=state/' \
     -e 's/^DEVICE_SECONDS=.*/DEVICE_SECONDS=600/' "$root/etc/dm-user/ota.conf"
-  install -D -m 644 "$module" \
+  # As DKMS does it.
+  strip -g -o "$root/dm-user.ko" "$module"
+  install -D -m 644 "$root/dm-user.ko" \
     "$root/usr/lib/modules/$release/extra/dm-user.ko"
+  rm "$root/dm-user.ko"
   printf 'MODULES=list\n' >"$root/etc/initramfs-tools/conf.d/machine"
   put_kernel "$series" "$root"
 }

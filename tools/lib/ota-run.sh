@@ -6,7 +6,7 @@
 # common.sh and kernel.sh.
 #
 # The machine's disks are files of a folder: root.img and state.img are its own;
-# old.img, new.img and medium.img are read only. What QEMU has written before it
+# medium.img and the new system's new.img are read only. What QEMU has written before it
 # is killed stays.
 
 # Lines of the console for people; the rest is in FOLDER/console.log.
@@ -52,9 +52,9 @@ start_machine() {
     -chardev stdio,id=console,signal=off -serial chardev:console
     -accel tcg -cpu 'max,-erms,-fsrm'
   )
-  for disk in root state medium old new; do
+  for disk in root state medium new; do
     case $disk in
-      old | new) file=$images/$disk.img options=readonly=on ;;
+      new) file=$images/$disk.img options=readonly=on ;;
       medium) file=$folder/$disk.img options=readonly=on ;;
       *) file=$folder/$disk.img options=readonly=off ;;
     esac
@@ -78,12 +78,13 @@ cut_power() {
 
 now_ms() { echo $((10#${EPOCHREALTIME/[.,]/} / 1000)); }
 
-# follow FOLDER SHOW CUT_AT CUT_MS: reads the console until the machine ends,
-# and has its power cut so many ms after a line that matches CUT_AT; the first
-# of all lines is "start". Sets `ended`: the guest's last words; "cut"; "reset"
-# when it wants to boot again; "hangs"; "stuck".
+# follow IMAGES FOLDER SHOW CUT_AT CUT_MS: reads the console until the machine
+# ends, and has its power cut so many ms after a line that matches CUT_AT; the
+# first of all lines is "start". Where the guest asks for it, compares its disk.
+# Sets `ended`: the guest's last words; "cut"; "reset" when it wants to boot
+# again; "hangs"; "stuck"; what is wrong.
 follow() {
-  local folder=$1 show=$2 cut_at=$3 cut_ms=$4 line=start console now
+  local images=$1 folder=$2 show=$3 cut_at=$4 cut_ms=$5 line=start console now
   local deadline cut=''
   deadline=$(($(now_ms) + OTA_BOOT_LIMIT * 1000))
   ended=reset
@@ -92,6 +93,13 @@ follow() {
     line=${line%$'\r'}
     if [[ $line != start ]]; then
       printf '%s\n' "$line" >>"$folder/console.log"
+      if [[ $line =~ (.*proof: )disk:\ (old|new)$ ]]; then
+        same_disk "$folder" "$images/${BASH_REMATCH[2]}.img" || {
+          ended="FAILED: the disk is not the ${BASH_REMATCH[2]} image: $line"
+          break
+        }
+        line="${BASH_REMATCH[1]}the disk is the ${BASH_REMATCH[2]} image bit by bit"
+      fi
       [[ $show == no ]] || [[ ! $line =~ $OTA_SHOWN ]] || print_event "$line"
     fi
     case $line in
@@ -126,6 +134,9 @@ follow() {
   exec {console}<&-
 }
 
+# same_disk FOLDER IMAGE: what QEMU was given to write is in the file.
+same_disk() { cmp "$1/root.img" "$2" >&2; }
+
 # read_line FD MS: sets `line`; "" when the time is over. Fails at the end.
 read_line() {
   local seconds status=0
@@ -158,7 +169,7 @@ run_machine() {
     printf -- '---- boot %d: %s\n' "$boots" "$words" >>"$folder/console.log"
     start_machine "$series" "$images" "$folder" \
       "$words ${words_of_boot[boots - 1]:-}" "${qemu_words[@]}"
-    follow "$folder" "$show" "${cuts_at[boots - 1]:-}" \
+    follow "$images" "$folder" "$show" "${cuts_at[boots - 1]:-}" \
       "${cuts_ms[boots - 1]:-0}"
     case $ended in
       reset) [[ $show == no ]] || echo "reset" ;;
