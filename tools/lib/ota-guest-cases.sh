@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # The bad cases of tools/ota-proof, in the guest. Sourced by ota-guest.sh, which
-# has looked at the boot, and sets `what`, `state`, `system`, `busy_ticks`.
+# has looked at the boot, and sets `what`, `state`, `system`, `busy_ticks`, `uptime`.
 # shellcheck disable=SC2154
 
 # The phase did not change, and the disk is untouched.
@@ -15,7 +15,7 @@ nothing_changed() {
 # To the last block: what ext4 has set aside, it gives back with a sync.
 fill_state_disk() {
   local number=0
-  until ! dd if=/dev/zero of="/run/dm-user-ota/filler.$number" bs=4096 count=1 \
+  until ! dd if=/dev/zero of="/run/dm-user-ota/filler.$number" bs=1 count=1 \
     oflag=sync 2>/dev/null; do
     cat /dev/zero >>"/run/dm-user-ota/filler.$number" 2>/dev/null
     sync
@@ -45,7 +45,7 @@ case $what:$state in
     ota 0 clean
     end old: full disk
     ;;
-  # The boot cannot be counted; with room again, it is.
+  # The boot cannot be counted, so it is not made; with room again, it is.
   full-boot:none)
     stage_and_activate
     fill_state_disk
@@ -53,8 +53,10 @@ case $what:$state in
     ;;
   full-boot:trial | full-boot:good)
     if [ "$system" = new ]; then
+      [ ! -e /run/dm-user-ota/filler.0 ] || fail "a boot that was not counted"
       howto rollback
     fi
+    log "the boot was not counted; makes room"
     rm /run/dm-user-ota/filler.*
     reboot_now
     ;;
@@ -97,6 +99,6 @@ case $what:$state in
     ota 0 bless --untried
     end prepared
     ;;
-  boot-time:*) end "$busy_ticks" ;;
+  boot-time:*) end "$busy_ticks $uptime" ;;
   *:rejected) end "old: $(dmuserctl ota status | head -n 1)" ;;
 esac

@@ -44,10 +44,11 @@ howto() {
   local commands said got=0
   commands=$(sed -n "/^<!-- proof: $1 -->\$/,/^[^ <]/s/^    //p" /mnt/HOWTO.md)
   [ -n "$commands" ] || fail "the how-to has no step $1"
+  log "${commands//$'\n'/; }"
   said=$(bash -ec "$commands" 2>&1) || got=$?
   # systemctl tries the bus first, which this machine has not.
   said=${said/Failed to connect to bus: No such file or directory/}
-  log "${commands//$'\n'/; }${said:+: ${said//$'\n'/; }}"
+  [ -z "$said" ] || log "${said//$'\n'/ }"
   [ "$got" -eq 0 ] || fail "the how-to's step $1 ended with $got: $said"
   # It asked for a reboot, and that takes this script with it.
   case $commands in *reboot*) sleep infinity ;; esac
@@ -58,7 +59,8 @@ ota() {
   local want=$1 got=0 said
   shift
   said=$(dmuserctl ota "$@" 2>&1) || got=$?
-  log "ota $1: ${said//$'\n'/; }"
+  said=${said//$'\n'/; }
+  log "ota $1: ${said:-done}"
   [ "$got" -eq "$want" ] || fail "ota $* ended with $got, not $want: $said"
 }
 
@@ -141,11 +143,12 @@ check_boot() {
   # For the cases.
   # shellcheck disable=SC2034
   busy_ticks=$(awk '$1 == "cpu" { print $2 + $3 + $4 + $7 + $8 }' /proc/stat)
+  uptime=$(cut -d ' ' -f 1 /proc/uptime)
   version=$(cat /etc/proof-version)
   device=$(sed -n 's#^\([^ ]*\) / ext4 .*#\1#p' /proc/self/mounts)
   state=$(phase)
   log "boot of system $version from $device, phase $state, complete at" \
-    "$(cut -d ' ' -f 1 /proc/uptime) s"
+    "$uptime s"
   [ ! -s /run/dm-user/images ] || log "initramfs: $(tr '\n' ' ' </run/dm-user/images)"
   mount -o ro,noload /dev/disk/by-id/virtio-new /proof/new ||
     fail "no new image"
