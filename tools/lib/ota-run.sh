@@ -6,8 +6,8 @@
 # common.sh and kernel.sh.
 #
 # The machine's disks are files of a folder: root.img and state.img are its own;
-# medium.img and the new system's new.img are read only. What QEMU has written before it
-# is killed stays.
+# medium.img and the new system's new.img are read only. What QEMU has written
+# before it is killed stays.
 
 # Lines of the console for people; the rest is in FOLDER/console.log.
 readonly OTA_SHOWN='proof: |dmuserctl: |dmuserd: |Kernel panic'
@@ -148,12 +148,14 @@ read_line() {
   ((status == 0 || status > 128))
 }
 
-# print_event LINE: "[   12.345678] text" as "  12.3 s  text".
+# print_event LINE: "[   12.345678] text" as "  12.3 s  text"; what a program of
+# the initramfs says has no clock.
 print_event() {
-  local text=${1#*] } stamp=${1%%]*}
-  stamp=${stamp#*[}
-  printf '  %8.1f s  %s\n' "${stamp// /}" "${text#proof: }" 2>/dev/null ||
-    printf '  %s\n' "$1"
+  local stamp='' text=$1
+  if [[ $1 =~ ^\[\ *([0-9]+\.[0-9])[0-9]*\]\ (.*)$ ]]; then
+    stamp="${BASH_REMATCH[1]} s" text=${BASH_REMATCH[2]}
+  fi
+  printf '  %10s  %s\n' "$stamp" "${text#proof: }"
 }
 
 # run_machine SERIES IMAGES FOLDER WORDS [SHOW]: boots until it ends; sets
