@@ -99,6 +99,15 @@ case $what:$state in
     ota 0 bless --untried
     end prepared
     ;;
-  boot-time:*) end "$busy_ticks $uptime" ;;
+  boot-time:*)
+    # What did not change is read without the daemon.
+    if [ "$state" = good ]; then
+      redirected=$(dmuserctl status --json root |
+        sed -n 's/.*"redirected_bios": \([0-9]*\).*/\1/p')
+      log "the kernel gave ${redirected:=0} requests to the disk by itself"
+      [ "$redirected" -gt 0 ] || fail "no redirect"
+    fi
+    end "$busy_ticks $uptime"
+    ;;
   *:rejected) end "old: $(dmuserctl ota status | head -n 1)" ;;
 esac
