@@ -13,6 +13,9 @@ export EX_USAGE EX_NOINPUT EX_UNAVAILABLE EX_SOFTWARE
 
 # Debian gives only root the folders of depmod, dmsetup and the like.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# Bazel has its tests look in the working folder first: in this one, our own
+# "install" would be taken for the system's.
+PATH=${PATH#.:}
 
 DMU_TOOL=${0##*/}
 

@@ -191,7 +191,7 @@ TEXT
 # ota_images SERIES BIN: the path of a folder with old.img, new.img, initrd,
 # state.img and medium/, made if need be. BIN is Bazel's folder of binaries.
 ota_images() {
-  local series=$1 bin=$2 folder images key tree module tmp release
+  local series=$1 bin=$2 folder images key tree module tmp release status
   release=$(kernel_release "$series")
   module=$(./module "$series")
   key=$({
@@ -204,7 +204,9 @@ ota_images() {
   folder=$(cache_dir)/ota-machine
   images=$folder/$series-$key
   if [[ ! -d $images ]]; then
+    # Not "( ... ) || exit": there no command's failure would end it.
     (
+      set -e
       take_lock ota-machine
       [[ ! -d $images ]] || exit 0
       tree=$(root_tree)
@@ -236,7 +238,9 @@ ota_images() {
       find "$folder" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} +
       mv -T "$tmp/images" "$images"
       rm -rf "$tmp"
-    ) || exit
+    )
+    status=$?
+    ((status == 0)) || exit "$status"
   fi
   touch -c "$images" # in use
   printf '%s\n' "$images"
