@@ -161,7 +161,7 @@ put_kernel() {
 # guest_root SERIES: the path of the image for that kernel, made if need be;
 # beside it, with .initrd for .ext4, its initramfs, and a .list of its files.
 guest_root() {
-  local series=$1 folder image key tree tmp release
+  local series=$1 folder image key tree tmp release status
   release=$(kernel_release "$series")
   key=$({
     printf '%s\n' "$ROOT_RECIPE" "${ROOT_PACKAGES[@]}" "$(kernel_dir "$series")"
@@ -170,7 +170,9 @@ guest_root() {
   folder=$(root_folder)
   image=$folder/$series-$key.ext4
   if [[ ! -r $image ]]; then
+    # Not "( ... ) || exit": there no command's failure would end it.
     (
+      set -e
       take_lock guest-root
       [[ ! -r $image ]] || exit 0
       tree=$(root_tree)
@@ -197,7 +199,9 @@ guest_root() {
       mv "$tmp/list" "${image%.ext4}.list"
       mv "$tmp/image" "$image"
       rm -rf "$tmp"
-    ) || exit
+    )
+    status=$?
+    ((status == 0)) || exit "$status"
   fi
   touch -c "${image%.ext4}".* 2>/dev/null || true # in use
   printf '%s\n' "$image"

@@ -165,12 +165,14 @@ put_program() {
 # cached_image NAME KEY MAKER...: the archive NAME-KEY.cpio of the cache, made
 # if need be by `MAKER... ROOT`; beside it a .list of the files it holds.
 cached_image() {
-  local name=$1 key=$2 folder image tmp
+  local name=$1 key=$2 folder image tmp status
   shift 2
   folder=$(cache_dir)/images
   image=$folder/$name-$key.cpio
   if [[ ! -r $image ]]; then
+    # Not "( ... ) || exit": there no command's failure would end it.
     (
+      set -e
       take_lock "image-$name"
       [[ ! -r $image ]] || exit 0
       rm -rf "$folder/.$name".*
@@ -184,7 +186,9 @@ cached_image() {
       (cd "$tmp/root" && find . -type f -o -type l) >"${image%.cpio}.list"
       mv "$tmp/image" "$image"
       rm -r "$tmp"
-    ) || exit
+    )
+    status=$?
+    ((status == 0)) || exit "$status"
   fi
   touch -c "$image" "${image%.cpio}.list" # in use
   printf '%s\n' "$image"
