@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/cow/base_check.h"
+#include "tools/sparse_map.h"
 
 namespace dmu::tools {
 
@@ -30,8 +31,14 @@ absl::Status CheckBaseIdentity(const CowFile& cow, const File& base) {
     status = cow::CheckSample(sample, block);
   }
   if (status.ok()) return status;
-  return absl::Status(status.code(),
-                      absl::StrCat(base.path(), ": ", status.message()));
+  const absl::StatusOr<bool> is_sparse = SparseMap::IsSparse(base);
+  return absl::Status(
+      status.code(),
+      absl::StrCat(base.path(), ": ", status.message(),
+                   is_sparse.ok() && *is_sparse
+                       ? "; it is a sparse image: make it a plain one with "
+                         "\"dmuserctl image extract\""
+                       : ""));
 }
 
 }  // namespace dmu::tools

@@ -14,37 +14,40 @@
 #include "tools/diff.h"
 #include "tools/file_io.h"
 #include "tools/file_sink.h"
+#include "tools/image_source.h"
 #include "tools/progress_bar.h"
 
 namespace dmu::tools {
 namespace {
 
-absl::StatusOr<File> OpenImage(const std::string& path) {
-  absl::StatusOr<File> file = File::OpenForRead(path);
-  if (!file.ok()) return file;
-  if (file->size_bytes() == 0) {
+absl::StatusOr<ImageSource> OpenImage(const std::string& path) {
+  absl::StatusOr<ImageSource> image = ImageSource::Open(path);
+  if (!image.ok()) return image;
+  if (image->size_bytes() == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, " is empty; an image has at least one block"));
   }
-  if (file->size_bytes() % kBlockBytes != 0) {
+  if (image->size_bytes() % kBlockBytes != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
-        path, " has ", file->size_bytes(),
-        " bytes, which is not a multiple of 4096; pad it with: truncate -s %",
-        kBlockBytes, " ", path));
+        path, image->is_sparse() ? " is a sparse image of " : " has ",
+        image->size_bytes(), " bytes, which is not a multiple of 4096",
+        image->is_sparse() ? ""
+                           : absl::StrCat("; pad it with: truncate -s %",
+                                          kBlockBytes, " ", path)));
   }
-  if (file->size_bytes() / kBlockBytes >= UINT32_MAX) {
+  if (image->size_bytes() / kBlockBytes >= UINT32_MAX) {
     return absl::InvalidArgumentError(
-        absl::StrCat(path, " has ", file->size_bytes(),
+        absl::StrCat(path, " has ", image->size_bytes(),
                      " bytes; the COW format ends at 16 TiB"));
   }
-  return file;
+  return image;
 }
 
-DiffImage ImageOf(const File& file) {
+DiffImage ImageOf(const ImageSource& source) {
   DiffImage image;
-  image.blocks = static_cast<uint32_t>(file.size_bytes() / kBlockBytes);
-  image.read = [&file](uint64_t offset, ByteSpan out) {
-    return file.ReadAt(offset, out);
+  image.blocks = static_cast<uint32_t>(source.size_bytes() / kBlockBytes);
+  image.read = [&source](uint64_t offset, ByteSpan out) {
+    return source.ReadAt(offset, out);
   };
   return image;
 }
@@ -58,13 +61,14 @@ absl::Status Judge(const File& file, bool extension) {
   return absl::OkStatus();
 }
 
-absl::Status CheckNotAnInput(const std::string& output, const File& old_file,
-                             const File& new_file) {
-  for (const File* input : {&old_file, &new_file}) {
-    if (!input->IsAt(output)) continue;
+absl::Status CheckNotAnInput(const std::string& output,
+                             const ImageSource& old_image,
+                             const ImageSource& new_image) {
+  for (const ImageSource* input : {&old_image, &new_image}) {
+    if (!input->file().IsAt(output)) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("the output ", output, " is the input ", input->path(),
-                     "; choose another output"));
+        absl::StrCat("the output ", output, " is the input ",
+                     input->file().path(), "; choose another output"));
   }
   return absl::OkStatus();
 }
@@ -81,46 +85,48 @@ cow::ImageFacts FactsOf(const DiffPlan& plan) {
   return facts;
 }
 
-absl::StatusOr<DiffPlan> Plan(const File& old_file, const File& new_file,
+absl::StatusOr<DiffPlan> Plan(const ImageSource& old_image,
+                              const ImageSource& new_image,
                               const CreateOptions& options) {
   ProgressBar bar("comparing  ", options.progress,
-                  old_file.size_bytes() + new_file.size_bytes());
-  return PlanDiff(ImageOf(old_file), ImageOf(new_file), options.threads,
+                  old_image.size_bytes() + new_image.size_bytes());
+  return PlanDiff(ImageOf(old_image), ImageOf(new_image), options.threads,
                   [&bar](uint64_t bytes) { bar.Add(bytes); });
 }
 
 // Plans the file and writes it to `sink`.
 absl::StatusOr<CreateSummary> WriteCow(const CreateOptions& options,
-                                       const File& old_file,
-                                       const File& new_file, cow::Sink* sink) {
-  absl::StatusOr<DiffPlan> plan = Plan(old_file, new_file, options);
+                                       const ImageSource& old_image,
+                                       const ImageSource& new_image,
+                                       cow::Sink* sink) {
+  absl::StatusOr<DiffPlan> plan = Plan(old_image, new_image, options);
   if (!plan.ok()) return plan.status();
   const cow::ImageFacts facts = FactsOf(*plan);
-  return WritePlan({*plan, ImageOf(old_file), ImageOf(new_file),
-                    old_file.size_bytes(), new_file.size_bytes(), facts},
+  return WritePlan({*plan, ImageOf(old_image), ImageOf(new_image),
+                    old_image.size_bytes(), new_image.size_bytes(), facts},
                    options, sink);
 }
 
 }  // namespace
 
 absl::StatusOr<CreateSummary> CreateCow(const CreateOptions& options) {
-  absl::StatusOr<File> old_file = OpenImage(options.old_path);
-  if (!old_file.ok()) return old_file.status();
-  absl::StatusOr<File> new_file = OpenImage(options.new_path);
-  if (!new_file.ok()) return new_file.status();
+  absl::StatusOr<ImageSource> old_image = OpenImage(options.old_path);
+  if (!old_image.ok()) return old_image.status();
+  absl::StatusOr<ImageSource> new_image = OpenImage(options.new_path);
+  if (!new_image.ok()) return new_image.status();
   if (options.estimate) {
     cow::NullSink sink;
-    return WriteCow(options, *old_file, *new_file, &sink);
+    return WriteCow(options, *old_image, *new_image, &sink);
   }
   absl::Status status =
-      CheckNotAnInput(options.output_path, *old_file, *new_file);
+      CheckNotAnInput(options.output_path, *old_image, *new_image);
   if (!status.ok()) return status;
   absl::StatusOr<OutputFile> output =
       OutputFile::Create(options.output_path, options.force);
   if (!output.ok()) return output.status();
   FileSink sink(output->file());
   absl::StatusOr<CreateSummary> summary =
-      WriteCow(options, *old_file, *new_file, &sink);
+      WriteCow(options, *old_image, *new_image, &sink);
   if (!summary.ok()) return summary;
   status = Judge(output->file(), options.extension);
   if (status.ok()) status = output->Commit();

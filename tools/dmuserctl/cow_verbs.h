@@ -24,6 +24,7 @@ absl::Status CowInspect(const std::vector<std::string>& arguments);
 absl::Status CowVerify(const std::vector<std::string>& arguments);
 absl::Status CowExtract(const std::vector<std::string>& arguments);
 absl::Status CowMerge(const std::vector<std::string>& arguments);
+absl::Status ImageExtract(const std::vector<std::string>& arguments);
 absl::Status MergeUndo(const std::vector<std::string>& arguments);
 
 // The flag --label, if it was given. kInvalidArgument when it is no number.

@@ -19,7 +19,9 @@ constexpr Verb kVerbs[] = {
     {"cow create", "OLD NEW -o FILE.cow",
      "make a COW file that turns the image OLD into NEW",
      "OLD and NEW are files or block devices, of any two sizes that are\n"
-     "multiples of 4096 bytes; neither is changed. Blocks that are in OLD\n"
+     "multiples of 4096 bytes; neither is changed. Files in Android's sparse\n"
+     "format are known by their first bytes; what they do not care for counts\n"
+     "as zeros, and must be zeros on the device. Blocks that are in OLD\n"
      "already are copied, blocks that nearly are become the difference (xor),\n"
      "zero blocks are named, the rest is compressed in units. FILE.cow "
      "appears\n"
@@ -64,6 +66,12 @@ constexpr Verb kVerbs[] = {
      "dropped. Only a file whose merge has not begun can be converted.\n",
      "o version compression unit cluster_ops no_extension force quiet",
      CowConvert},
+    {"image extract", "FILE -o OUT.img",
+     "write the plain image that a file stands for",
+     "FILE is in Android's sparse format; what it does not care for becomes\n"
+     "zeros. cow create reads such files as they are; a base has to be "
+     "plain.\n",
+     "o force quiet", ImageExtract},
     {"map", "NAME (--cow FILE.cow --base DEV | --file FILE | --null BYTES)",
      "make /dev/mapper/NAME, served by dmuserd",
      "With --cow the device reads as the target image, and is read-only.\n"
