@@ -61,6 +61,15 @@ class ServedHere : public Devices {
     mapped_.erase(name);
     return absl::OkStatus();
   }
+  absl::Status MapVerity(const Verified&) override {
+    return absl::UnavailableError("no kernel");
+  }
+  absl::Status UnmapVerity(const std::string&) override {
+    return absl::OkStatus();
+  }
+  absl::Status CheckVerity(const std::string& name) override {
+    return absl::NotFoundError(name);
+  }
   absl::Status Merge(const Snapshot& snapshot, const std::string& undo_log,
                      const std::atomic<bool>*) override {
     tools::MergeOptions options;

@@ -36,9 +36,9 @@ constexpr Command kOrders[] = {
 
 std::string Describe(const Faults& faults) {
   return absl::StrCat(faults.save != SaveFault::kNone ? " save" : "",
-                      faults.map ? " map" : "", faults.merge ? " merge" : "",
-                      faults.undo ? " undo" : "", faults.other ? " other" : "",
-                      " cut ", faults.cut_before);
+                      faults.map ? " map" : "", faults.verity ? " verity" : "",
+                      faults.merge ? " merge" : "", faults.undo ? " undo" : "",
+                      faults.other ? " other" : "", " cut ", faults.cut_before);
 }
 
 struct Order {
@@ -134,10 +134,11 @@ class OtaMachineTest : public testing::TestWithParam<bool> {
     const Order boot = {Command::kBoot};
     const bool has_begun = model.state.phase() == OtaState::MERGING ||
                            model.state.phase() == OtaState::UNDOING;
-    for (int bits = 0; bits < 8; ++bits) {
+    for (int bits = 0; bits < 16; ++bits) {
       for (const SaveFault save : kSaveFaults) {
         const Faults faults = {.save = save,
                                .map = (bits & 1) != 0,
+                               .verity = (bits & 8) != 0,
                                .merge = (bits & 2) != 0,
                                .undo = (bits & 4) != 0};
         const System got = BootsInto(model, faults);
@@ -145,8 +146,8 @@ class OtaMachineTest : public testing::TestWithParam<bool> {
         // Once bases are in between, one of the ways must work.
         const bool can_go_back = ota::HasUndoLogs(model.state) &&
                                  !faults.undo && save == SaveFault::kNone;
-        if (!has_begun || !faults.map || (!faults.merge && !faults.undo) ||
-            can_go_back) {
+        if (!has_begun || (!faults.map && !faults.verity) ||
+            (!faults.merge && !faults.undo) || can_go_back) {
           Fail(model, boot, faults, "nothing whole boots");
         }
       }
@@ -178,6 +179,7 @@ class OtaMachineTest : public testing::TestWithParam<bool> {
                        .undo = (bits & 4) != 0});
       }
     }
+    all.push_back({.verity = true});
     all.push_back({.merge = true});
     all.push_back({.undo = true});
     all.push_back({.other = true});

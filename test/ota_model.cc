@@ -23,7 +23,7 @@ bool MayMap(ota::Phase phase) {
 }  // namespace
 
 void Model::PowerOff(Runs into) {
-  for (ModelImage& image : images) image.mapped = false;
+  for (ModelImage& image : images) image.mapped = image.verified = false;
   if (!state.boot_id().empty()) state.set_boot_id("past");
   runs = into;
   tried = false;
@@ -42,7 +42,7 @@ bool Model::AllMapped() const {
   for (const ModelImage& image : images) {
     if (!image.mapped || image.cow != Cow::kWhole) return false;
   }
-  return true;
+  return images[0].verified;
 }
 
 std::string Model::Breach() const {
@@ -56,6 +56,7 @@ std::string Model::Breach() const {
         phase != OtaState::CLEANING && image.cow != Cow::kWhole) {
       return "a COW file is not whole";
     }
+    if (image.verified && !image.mapped) return "a hash tree over nothing";
     if (image.mapped && image.cow != Cow::kWhole) {
       return "a mapped COW file is not whole";
     }
@@ -91,7 +92,7 @@ std::string Model::Key() const {
   for (const ModelImage& image : images) {
     absl::StrAppend(&key, ";", static_cast<int>(image.base), ",",
                     static_cast<int>(image.cow), ",", image.log, ",",
-                    image.mapped);
+                    image.mapped, ",", image.verified);
   }
   return key;
 }
@@ -108,6 +109,7 @@ OtaState ModelWanted(bool undo_logs) {
     image->set_name(absl::StrCat("image", i));
     image->set_is_copy(true);
     if (undo_logs) image->set_undo_log("log");
+    if (i == 0) image->mutable_verity()->set_root_hash("root");
   }
   return wanted;
 }
@@ -208,6 +210,7 @@ absl::Status ModelWorld::TakeOn(Kind kind, const ota::OtaImage& record,
       image->cow = Cow::kWhole;
       return absl::OkStatus();
     case Kind::kVerify:
+    case Kind::kCheckTree:
     case Kind::kCheckBase:
       Expect(image->cow == Cow::kWhole && image->base == Base::kOld,
              "a COW file does not fit");
@@ -215,6 +218,9 @@ absl::Status ModelWorld::TakeOn(Kind kind, const ota::OtaImage& record,
     case Kind::kCheckMapped:
       return image->mapped ? absl::OkStatus()
                            : absl::NotFoundError("not mapped");
+    case Kind::kCheckVerified:
+      return image->verified ? absl::OkStatus()
+                             : absl::NotFoundError("no hash tree");
     case Kind::kCheckMergeable:
       return image->mapped ? absl::OkStatus() : CheckInUse(*image, true);
     case Kind::kCheckIdle:
@@ -266,8 +272,22 @@ absl::Status ModelWorld::TakeOn(Kind kind, const ota::OtaImage& record,
       if (faults_.map) return absl::UnavailableError("no module");
       image->mapped = true;
       return absl::OkStatus();
+    case Kind::kMapVerity:
+      if (image->verified) return absl::OkStatus();
+      Expect(record.has_verity() && image->mapped, "a hash tree over nothing");
+      if (!Effect()) return Cut();
+      if (faults_.verity) return absl::DataLossError("no hash fits");
+      image->verified = true;
+      return absl::OkStatus();
+    case Kind::kUnmapVerity:
+      if (!image->verified) return absl::OkStatus();
+      if (faults_.other) return broken;
+      if (!Effect()) return Cut();
+      image->verified = false;
+      return absl::OkStatus();
     case Kind::kUnmap:
       if (!image->mapped) return absl::OkStatus();
+      if (image->verified) return absl::AbortedError("held by verity");
       if (faults_.other) return broken;
       if (!Effect()) return Cut();
       image->mapped = false;

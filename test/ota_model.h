@@ -27,6 +27,7 @@ struct ModelImage {
   Cow cow = Cow::kAbsent;
   bool log = false;
   bool mapped = false;
+  bool verified = false;  // through its hash tree, which the first image has
 };
 
 // Everything that is so at a moment.
@@ -77,6 +78,7 @@ class ModelWorld : public ota::World {
   struct Faults {
     SaveFault save = SaveFault::kNone;
     bool map = false;
+    bool verity = false;
     bool merge = false;
     bool undo = false;
     bool other = false;  // all else that changes something

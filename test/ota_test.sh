@@ -8,6 +8,7 @@
 set -euo pipefail
 ctl=$PWD/$1
 make_images=$PWD/$2
+PATH=$PATH:/usr/sbin
 cd "$TEST_TMPDIR"
 
 fail() {
@@ -165,6 +166,58 @@ expect 13 'no undo log is kept' rollback
 holds new
 expect 0 '' clean
 [[ -e root.cow ]] || fail "clean removed the source"
+
+# A hash tree is checked when the COW file is there: it may be behind the image
+# or in another one.
+cp root.new same.new
+veritysetup format same.new same.new --data-blocks=1024 --hash-offset=4194304 \
+  --root-hash-file=same.hash >/dev/null
+truncate -s 1M hashes.old hashes.new
+veritysetup format root.new hashes.new --root-hash-file=hash >/dev/null
+truncate -s 1M hashes.new
+"$ctl" cow create root.old same.new -o same.cow --quiet
+"$ctl" cow create hashes.old hashes.new -o hashes.cow --quiet
+trees() { # ROOT_HASH HASH_OF_THE_OTHER
+  cat <<TEXT
+update: "trees"
+image { name: "same" base: "$PWD/same.base" cow: "same.cow"
+  cow_sha256: "$(sum same.cow)"
+  verity { root_hash: "$1" hash_offset_bytes: 4194304 } }
+image { name: "root" base: "$PWD/root.base" cow: "root.cow"
+  cow_sha256: "$(sum root.cow)"
+  verity { root_hash: "$2" hash_image: "hashes" } }
+image { name: "hashes" base: "$PWD/hashes.base" cow: "hashes.cow"
+  cow_sha256: "$(sum hashes.cow)" }
+TEXT
+}
+bad_hash=$(sum root.new)
+fresh
+cp root.old same.base
+cp hashes.old hashes.base
+trees "$(cat same.hash)" "$bad_hash" >manifest
+expect 3 "root: the hash tree at 0 of hashes: its root hash is $(cat hash)" \
+  stage manifest
+expect 0 '' clean
+trees "$bad_hash" "$(cat hash)" >manifest
+expect 3 'same: the hash tree at 4194304 of same: its root hash' stage manifest
+expect 0 '' clean
+trees "$(cat same.hash)" "$(cat hash)" >manifest
+sed 's/hash_image: "hashes"/hash_image: "none"/' manifest >bad
+expect 2 "there is no 'none'" stage bad
+sed 's/name: "hashes"/name: "same-verity"/' manifest >bad
+expect 2 'same-verity is used twice' stage bad
+sed 's/root_hash: "/&x/' manifest >bad
+expect 2 'verity.root_hash: expected 64' stage bad
+expect 0 '' stage manifest
+expect 0 '' activate
+[[ $(ota boot --dry-run 2>/dev/null) == "mapped
+same /dev/mapper/same-verity
+root /dev/mapper/root-verity
+hashes /dev/mapper/hashes" ]] || fail "$(ota boot --dry-run)"
+ota status | grep -q "root_hash *$(cat hash)" || fail "$(ota status)"
+expect 0 '' rollback
+expect 0 '' clean
+manifest no
 
 # Where the COW file is already, it is used and stays.
 fresh

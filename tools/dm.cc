@@ -21,6 +21,7 @@ namespace {
 
 constexpr char kTarget[] = "user";
 constexpr char kLinear[] = "linear";
+constexpr char kVerity[] = "verity";
 // Shown by lsblk as the type, matched by udev rules.
 constexpr char kUuidPrefix[] = "DMUSER-";
 
@@ -237,6 +238,26 @@ int SuspendAndResume(const std::string& name) {
   return error;
 }
 
+// Whatever its target is.
+absl::Status Remove(const std::string& name) {
+  TaskPtr task = MakeTask(DM_DEVICE_REMOVE, name);
+  if (task == nullptr) return NoMemory();
+  // udev looks at what was just unmounted, and has it open for a moment.
+  if (dm_udev_get_sync_support() != 0 && !HasUser(name) &&
+      dm_task_retry_remove(task.get()) == 0) {
+    return NoMemory();
+  }
+  const int error = RunSynced(task.get());
+  if (error == 0) return absl::OkStatus();
+  if (error == EBUSY) {
+    return absl::AbortedError(absl::StrCat(
+        name,
+        ": is in use (mounted or held by another device); unmount it "
+        "first"));
+  }
+  return Failed(absl::StrCat(name, ": cannot remove the device"), error);
+}
+
 }  // namespace
 
 absl::Status CheckRoot() {
@@ -339,6 +360,53 @@ absl::Status SwapToLinear(const LinearDevice& device) {
                 error);
 }
 
+absl::Status CreateVerityDevice(const VerityDevice& device) {
+  absl::Status is_free = CheckNameIsFree(device.name);
+  if (!is_free.ok()) return is_free;
+  return Create(device.name, {kVerity, device.parameters, device.size_sectors},
+                /*read_only=*/true);
+}
+
+absl::Status SwapVerityTable(const VerityDevice& device) {
+  int error =
+      LoadTable(device.name, {kVerity, device.parameters, device.size_sectors},
+                /*read_only=*/true);
+  if (error == 0) error = SuspendAndResume(device.name);
+  if (error == 0) return absl::OkStatus();
+  RunOn(DM_DEVICE_CLEAR, device.name);
+  RunOn(DM_DEVICE_RESUME, device.name);
+  return Failed(absl::StrCat(device.name, ": cannot switch to the table '",
+                             device.parameters, "'"),
+                error);
+}
+
+absl::StatusOr<std::string> VerityStatus(const std::string& name) {
+  TaskPtr task = MakeTask(DM_DEVICE_STATUS, name);
+  if (task == nullptr) return NoMemory();
+  dm_info info = {};
+  if (dm_task_run(task.get()) == 0 ||
+      dm_task_get_info(task.get(), &info) == 0 || info.exists == 0) {
+    return NotFound(name);
+  }
+  uint64_t start = 0;
+  uint64_t length = 0;
+  char* type = nullptr;
+  char* parameters = nullptr;
+  dm_get_next_target(task.get(), nullptr, &start, &length, &type, &parameters);
+  if (type == nullptr || strcmp(type, kVerity) != 0 ||
+      !IsOurUuid(dm_task_get_uuid(task.get()))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": is a device-mapper device of another kind (",
+                     type != nullptr ? type : "without a table", ")"));
+  }
+  return std::string(parameters != nullptr ? parameters : "");
+}
+
+absl::Status RemoveVerityDevice(const std::string& name) {
+  const absl::Status is_ours = VerityStatus(name).status();
+  return is_ours.ok() ? Remove(name) : is_ours;
+}
+
 absl::StatusOr<DeviceTable> ReadTable(const std::string& name) {
   TaskPtr task = MakeTask(DM_DEVICE_TABLE, name);
   if (task == nullptr) return NoMemory();
@@ -385,24 +453,8 @@ absl::StatusOr<std::string> UserDeviceStatus(const std::string& name) {
 }
 
 absl::Status RemoveUserDevice(const std::string& name) {
-  absl::Status is_ours = ReadTable(name).status();
-  if (!is_ours.ok()) return is_ours;
-  TaskPtr task = MakeTask(DM_DEVICE_REMOVE, name);
-  if (task == nullptr) return NoMemory();
-  // udev looks at what was just unmounted, and has it open for a moment.
-  if (dm_udev_get_sync_support() != 0 && !HasUser(name) &&
-      dm_task_retry_remove(task.get()) == 0) {
-    return NoMemory();
-  }
-  const int error = RunSynced(task.get());
-  if (error == 0) return absl::OkStatus();
-  if (error == EBUSY) {
-    return absl::AbortedError(absl::StrCat(
-        name,
-        ": is in use (mounted or held by another device); unmount it "
-        "first"));
-  }
-  return Failed(absl::StrCat(name, ": cannot remove the device"), error);
+  const absl::Status is_ours = ReadTable(name).status();
+  return is_ours.ok() ? Remove(name) : is_ours;
 }
 
 std::optional<RedirectFigures> UserDeviceRedirect(const std::string& name) {

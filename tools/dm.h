@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// dm.h - device-mapper devices with the target "user", by libdevmapper; and
-// those of target "linear" that stand before a ublk device or, after the merge,
-// before the base itself. Ours are known by their UUID.
+// dm.h - device-mapper devices with the target "user", by libdevmapper; those
+// of target "linear" that stand before a ublk device or, after the merge,
+// before the base itself; those of target "verity" on top of them. Ours are
+// known by their UUID.
 //
 // The only place that knows libdevmapper. Uses udev cookies where udev runs and
 // makes the nodes itself where it does not.
@@ -72,6 +73,22 @@ absl::Status CreateLinearDevice(const LinearDevice& device);
 // comes meanwhile waits. What fails leaves the table as it was. kAborted while
 // the other device is held by somebody; kNotFound.
 absl::Status SwapToLinear(const LinearDevice& device);
+
+// A read-only device with the kernel's target "verity", on a device of ours.
+struct VerityDevice {
+  std::string name;
+  uint64_t size_sectors = 0;
+  std::string parameters;
+};
+// Codes as CreateUserDevice.
+absl::Status CreateVerityDevice(const VerityDevice& device);
+// Puts this in the place of its table; what fails leaves the table as it was.
+absl::Status SwapVerityTable(const VerityDevice& device);
+// Status line of the target: "V", or "C" once something did not fit its hash.
+// kNotFound; kInvalidArgument when it is none of ours.
+absl::StatusOr<std::string> VerityStatus(const std::string& name);
+// As RemoveUserDevice.
+absl::Status RemoveVerityDevice(const std::string& name);
 
 // kNotFound; kInvalidArgument when it is none of ours.
 absl::StatusOr<DeviceTable> ReadTable(const std::string& name);

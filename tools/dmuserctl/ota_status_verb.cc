@@ -53,6 +53,7 @@ Json ToJson(const ota::OtaImage& image, const ota::Store& store) {
   if (!image.undo_log().empty()) {
     json["undo_log"] = store.Resolve(image.undo_log());
   }
+  if (image.has_verity()) json["root_hash"] = image.verity().root_hash();
   const absl::StatusOr<CowFile> cow = OpenCowFile(store.Resolve(image.cow()));
   if (cow.ok()) {
     json["merged_ops"] = cow->image->progress.merged_ops;
@@ -97,12 +98,12 @@ void PrintText(const OtaState& state, const Json& json) {
               absl::StrJoin(Possible(state), ", ").c_str());
   for (const Json& image : json["images"]) {
     std::printf("  %s\n", image.value("name", "").c_str());
-    for (const char* key : {"base", "cow", "undo_log", "error"}) {
+    for (const char* key : {"base", "cow", "undo_log", "root_hash", "error"}) {
       if (!image.contains(key)) continue;
-      std::printf("    %-8s %s\n", key, image.value(key, "").c_str());
+      std::printf("    %-9s %s\n", key, image.value(key, "").c_str());
     }
     if (!image.contains("merged_ops")) continue;
-    std::printf("    merged   %llu of %llu ops\n",
+    std::printf("    merged    %llu of %llu ops\n",
                 image.value("merged_ops", 0ull),
                 image.value("total_ops", 0ull));
   }

@@ -47,6 +47,7 @@ bool IsCheck(Step::Kind kind) {
     case Step::Kind::kCheckSpace:
     case Step::Kind::kCheckBase:
     case Step::Kind::kCheckMapped:
+    case Step::Kind::kCheckVerified:
     case Step::Kind::kCheckMergeable:
     case Step::Kind::kCheckIdle:
     case Step::Kind::kCheckUnused:
@@ -111,8 +112,9 @@ absl::StatusOr<std::string> BootId() {
 
 std::string DeviceOf(const ota::OtaImage& image, ota::Boot boot,
                      const ota::Store& store) {
-  return boot == ota::Boot::kMapped ? absl::StrCat("/dev/mapper/", image.name())
-                                    : store.Resolve(image.base());
+  return boot == ota::Boot::kMapped
+             ? absl::StrCat("/dev/mapper/", ota::DeviceName(image))
+             : store.Resolve(image.base());
 }
 
 const char* BootName(ota::Boot boot) {

@@ -3,6 +3,12 @@
 // file_world.cc - see file_world.h.
 #include "tools/ota/file_world.h"
 
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "daemon/merge/undo_format.h"
 #include "tools/base_identity.h"
@@ -12,7 +18,11 @@
 #include "tools/cow_verify.h"
 #include "tools/file_io.h"
 #include "tools/ota/placing.h"
+#include "tools/ota/verity.h"
 #include "tools/parallel.h"
+#include "tools/progress_bar.h"
+#include "tools/sha256.h"
+#include "tools/target_reader.h"
 #include "tools/undo_log.h"
 
 namespace dmu::ota {
@@ -34,6 +44,55 @@ absl::Status Named(const OtaImage& image, const absl::Status& status) {
                       absl::StrCat(image.name(), ": ", status.message()));
 }
 
+constexpr char kMapperFolder[] = "/dev/mapper/";
+
+// The one that has the hash tree; the manifest's judge has seen that it is
+// there.
+const OtaImage& HashImage(const OtaImage& image, const OtaState& state) {
+  for (const OtaImage& other : state.image()) {
+    if (other.name() == image.verity().hash_image()) return other;
+  }
+  return image;
+}
+
+// The new image, read from COW file and base.
+class Target {
+ public:
+  static absl::StatusOr<Target> Open(const OtaImage& image,
+                                     const Store& store) {
+    absl::StatusOr<CowFile> cow =
+        tools::OpenCowFile(store.Resolve(image.cow()));
+    if (!cow.ok()) return cow.status();
+    absl::StatusOr<File> base = File::OpenOnDisk(store.Resolve(image.base()));
+    if (!base.ok()) return base.status();
+    auto parts = std::make_unique<Parts>(
+        Parts{*std::move(cow), *std::move(base), std::nullopt, {}});
+    absl::StatusOr<tools::TargetReader> reader =
+        tools::TargetReader::Create(parts->cow, parts->base);
+    if (!reader.ok()) return reader.status();
+    parts->reader.emplace(*std::move(reader));
+    parts->image = {.name = image.name(),
+                    .bytes = parts->reader->target_bytes(),
+                    .read = [at = parts.get()](uint64_t offset, ByteSpan out) {
+                      return at->reader->ReadAt(offset, out);
+                    }};
+    return Target(std::move(parts));
+  }
+
+  const ReadableImage& image() const { return parts_->image; }
+
+ private:
+  // They refer to each other, so they stay where they are.
+  struct Parts {
+    CowFile cow;
+    File base;
+    std::optional<tools::TargetReader> reader;
+    ReadableImage image;
+  };
+  explicit Target(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+  std::unique_ptr<Parts> parts_;
+};
+
 }  // namespace
 
 absl::Status FileWorld::Take(const Step& step, const OtaState& state) {
@@ -49,6 +108,8 @@ absl::Status FileWorld::Take(const Step& step, const OtaState& state) {
       return Place(image, source);
     case Step::Kind::kVerify:
       return Verify(image);
+    case Step::Kind::kCheckTree:
+      return CheckTree(image, state);
     case Step::Kind::kCheckBase:
       return CheckBase(image);
     case Step::Kind::kCheckMapped: {
@@ -58,6 +119,8 @@ absl::Status FileWorld::Take(const Step& step, const OtaState& state) {
       return absl::NotFoundError(absl::StrCat(
           image.name(), ": no device shows the new image; reboot first"));
     }
+    case Step::Kind::kCheckVerified:
+      return devices_.CheckVerity(DeviceName(image));
     case Step::Kind::kCheckMergeable:
       return CheckMergeable(image);
     case Step::Kind::kCheckIdle:
@@ -84,6 +147,18 @@ absl::Status FileWorld::Take(const Step& step, const OtaState& state) {
       return Undo(image);
     case Step::Kind::kMap:
       return devices_.Map(SnapshotOf(image));
+    case Step::Kind::kMapVerity:
+      // Only a boot that is counted may be ended by a block that does not fit.
+      return devices_.MapVerity(
+          {.name = DeviceName(image),
+           .data_device = absl::StrCat(kMapperFolder, image.name()),
+           .hash_device =
+               absl::StrCat(kMapperFolder, HashImage(image, state).name()),
+           .hash_offset_bytes = image.verity().hash_offset_bytes(),
+           .root_hash = image.verity().root_hash(),
+           .restarts = state.phase() == OtaState::TRIAL});
+    case Step::Kind::kUnmapVerity:
+      return devices_.UnmapVerity(DeviceName(image));
     case Step::Kind::kUnmap:
       return devices_.Unmap(image.name());
     case Step::Kind::kRemove: {
@@ -177,7 +252,7 @@ absl::Status FileWorld::Verify(const OtaImage& image) {
   if (!report.ok()) return report.status();
   switch (report->verdict) {
     case tools::Verdict::kGood:
-      return absl::OkStatus();
+      return CheckTarget(image);
     case tools::Verdict::kCorrupt:
       return absl::DataLossError(absl::StrCat(
           cow->path(), " is corrupt: ", report->findings[0].message));
@@ -186,6 +261,50 @@ absl::Status FileWorld::Verify(const OtaImage& image) {
   }
   return absl::FailedPreconditionError(absl::StrCat(
       image.name(), ": wrong base: ", report->findings[0].message));
+}
+
+absl::Status FileWorld::CheckTarget(const OtaImage& image) {
+  if (image.target_sha256().empty()) return absl::OkStatus();
+  absl::StatusOr<Target> target = Target::Open(image, store_);
+  if (!target.ok()) return target.status();
+  const uint64_t bytes =
+      image.target_bytes() != 0 ? image.target_bytes() : target->image().bytes;
+  if (bytes > target->image().bytes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(image.name(), ": wrong base: the new image has ",
+                     target->image().bytes, " bytes on it; expected ", bytes));
+  }
+  tools::ProgressBar bar("digesting  ", options_.progress, bytes);
+  tools::Sha256 sum;
+  std::vector<uint8_t> buffer(1 << 20);
+  for (uint64_t at = 0; at < bytes;) {
+    const ByteSpan part =
+        ByteSpan(buffer).first(std::min<uint64_t>(buffer.size(), bytes - at));
+    absl::Status status = target->image().read(at, part);
+    if (!status.ok()) return status;
+    sum.Update(part);
+    at += part.size();
+    bar.Add(part.size());
+  }
+  const std::string found = sum.Finish();
+  if (found == image.target_sha256()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(image.name(), ": wrong base: the new image has the SHA-256 ",
+                   found, " on it; expected ", image.target_sha256()));
+}
+
+absl::Status FileWorld::CheckTree(const OtaImage& image,
+                                  const OtaState& state) {
+  const OtaImage& hashes = HashImage(image, state);
+  absl::StatusOr<Target> data = Target::Open(image, store_);
+  if (!data.ok()) return data.status();
+  absl::StatusOr<Target> other;
+  if (&hashes != &image) other = Target::Open(hashes, store_);
+  if (&hashes != &image && !other.ok()) return other.status();
+  return ReadVerityTree(
+             data->image(), &hashes == &image ? data->image() : other->image(),
+             image.verity().hash_offset_bytes(), image.verity().root_hash())
+      .status();
 }
 
 absl::Status FileWorld::CheckBase(const OtaImage& image) {

@@ -49,6 +49,8 @@ class FileWorld : public World {
   absl::Status CheckSpace(const OtaState& state);
   absl::Status Place(const OtaImage& image, const std::string& source);
   absl::Status Verify(const OtaImage& image);
+  absl::Status CheckTarget(const OtaImage& image);
+  absl::Status CheckTree(const OtaImage& image, const OtaState& state);
   absl::Status CheckBase(const OtaImage& image);
   absl::Status CheckIdle(const OtaImage& image);
   absl::Status CheckUnused(const OtaImage& image);

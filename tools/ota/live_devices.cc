@@ -8,9 +8,12 @@
 #include <filesystem>
 #include <system_error>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "daemon/base/types.h"
 #include "tools/client/control_client.h"
 #include "tools/dm.h"
+#include "tools/file_io.h"
 #include "tools/map_device.h"
 
 namespace dmu::ota {
@@ -30,6 +33,21 @@ bool IsSame(const std::string& a, const std::string& b) {
     return S_ISBLK(of_b.st_mode) && of_a.st_rdev == of_b.st_rdev;
   }
   return of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
+ReadableImage ImageOf(const tools::File& file) {
+  return {.name = file.path(),
+          .bytes = file.size_bytes(),
+          .read = [&file](uint64_t offset, ByteSpan out) {
+            return file.ReadAt(offset, out);
+          }};
+}
+
+absl::Status ReadFirstBlock(const std::string& device) {
+  absl::StatusOr<tools::File> file = tools::File::OpenOnDisk(device);
+  if (!file.ok()) return file.status();
+  uint8_t sector[kSectorBytes];
+  return file->ReadAt(0, sector);
 }
 
 absl::Status MergeResult(const proto::DeviceStatus& device) {
@@ -101,6 +119,60 @@ absl::Status LiveDevices::Unmap(const std::string& name) {
   return absl::IsNotFound(unmapped) || absl::IsUnavailable(unmapped)
              ? absl::OkStatus()
              : unmapped;
+}
+
+absl::Status LiveDevices::MapVerity(const Verified& verified) {
+  if (tools::VerityStatus(verified.name).ok()) return absl::OkStatus();
+  absl::StatusOr<tools::File> data =
+      tools::File::OpenOnDisk(verified.data_device);
+  if (!data.ok()) return data.status();
+  absl::StatusOr<tools::File> hashes =
+      tools::File::OpenOnDisk(verified.hash_device);
+  if (!hashes.ok()) return hashes.status();
+  const ReadableImage data_image = ImageOf(*data);
+  const ReadableImage hash_image = ImageOf(*hashes);
+  const bool is_one = verified.data_device == verified.hash_device;
+  absl::StatusOr<VerityTree> tree =
+      ReadVerityTree(data_image, is_one ? data_image : hash_image,
+                     verified.hash_offset_bytes, verified.root_hash);
+  if (!tree.ok()) return tree.status();
+  const auto table = [&](bool restarts) {
+    return tools::VerityDevice{
+        .name = verified.name,
+        .size_sectors = tree->data_bytes() / kSectorBytes,
+        .parameters =
+            VerityTable(*tree, verified.data_device, verified.hash_device,
+                        verified.root_hash, restarts)};
+  };
+  absl::Status status = tools::CreateVerityDevice(table(/*restarts=*/false));
+  if (!status.ok()) return status;
+  // Whether it can be read at all is found out while that is an error and not
+  // a restart.
+  status = ReadFirstBlock(absl::StrCat("/dev/mapper/", verified.name));
+  if (status.ok() && verified.restarts) {
+    status = tools::SwapVerityTable(table(/*restarts=*/true));
+  }
+  if (status.ok()) return status;
+  const absl::Status removed = tools::RemoveVerityDevice(verified.name);
+  if (removed.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat(status.message(), "; ", removed.message()));
+}
+
+absl::Status LiveDevices::UnmapVerity(const std::string& name) {
+  const absl::Status removed = tools::RemoveVerityDevice(name);
+  return absl::IsNotFound(removed) ? absl::OkStatus() : removed;
+}
+
+absl::Status LiveDevices::CheckVerity(const std::string& name) {
+  const absl::StatusOr<std::string> status = tools::VerityStatus(name);
+  if (!status.ok()) return status.status();
+  // 'V', then nothing or figures of error correction.
+  if (absl::StartsWith(*status, "V")) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("/dev/mapper/", name,
+                   ": something was read that does not fit its hash (status ",
+                   *status, "); the new image is damaged"));
 }
 
 absl::Status LiveDevices::Merge(const Snapshot& snapshot,

@@ -24,6 +24,9 @@ class LiveDevices : public Devices {
   absl::StatusOr<Presence> Look(const Snapshot& snapshot) override;
   absl::Status Map(const Snapshot& snapshot) override;
   absl::Status Unmap(const std::string& name) override;
+  absl::Status MapVerity(const Verified& verified) override;
+  absl::Status UnmapVerity(const std::string& name) override;
+  absl::Status CheckVerity(const std::string& name) override;
   absl::Status Merge(const Snapshot& snapshot, const std::string& undo_log,
                      const std::atomic<bool>* stop) override;
   absl::Status Finish(const std::string& name) override;

@@ -47,6 +47,23 @@ class Builder {
     return *this;
   }
 
+  // The step for every image that has a hash tree.
+  Builder& EachTree(Kind kind, bool may_fail = false) {
+    for (int i = 0; i < state_.image_size(); ++i) {
+      if (state_.image(i).has_verity()) {
+        Add({.kind = kind, .image = i, .may_fail = may_fail});
+      }
+    }
+    return *this;
+  }
+
+  // All devices of the new system: a tree may be in another image.
+  Builder& Map() { return Each(Kind::kMap).EachTree(Kind::kMapVerity); }
+  Builder& Unmap() {
+    return EachTree(Kind::kUnmapVerity, /*may_fail=*/true)
+        .Each(Kind::kUnmap, /*may_fail=*/true);
+  }
+
   // Only for images that have an undo log.
   Builder& PrepareUndoLogs() {
     for (int i = 0; i < state_.image_size(); ++i) {
@@ -109,6 +126,7 @@ Plan PlanStage(const OtaState& state, const OtaState& wanted) {
           .Save(wanted)
           .Each(Kind::kPlace)
           .Each(Kind::kVerify)
+          .EachTree(Kind::kCheckTree)
           .Enter(OtaState::STAGED)
           .Done();
     case OtaState::STAGING:
@@ -118,6 +136,7 @@ Plan PlanStage(const OtaState& state, const OtaState& wanted) {
           .Once(Kind::kCheckSpace)
           .Each(Kind::kPlace)
           .Each(Kind::kVerify)
+          .EachTree(Kind::kCheckTree)
           .Enter(OtaState::STAGED)
           .Done();
     case OtaState::CLEANING:
@@ -167,7 +186,7 @@ Plan PlanTrialBoot(const OtaState& state, const Facts& facts) {
   mapped.set_boot_id(facts.boot_id);
   if (state.boot_id() == facts.boot_id) {
     // Counted, and mapped, before in this very boot.
-    return Builder(state).Each(Kind::kMap).Done(Boot::kMapped);
+    return Builder(state).Map().Done(Boot::kMapped);
   }
   if (state.boots() >= state.boots_max()) {
     const std::string reason =
@@ -180,11 +199,7 @@ Plan PlanTrialBoot(const OtaState& state, const Facts& facts) {
   counted.set_boots(state.boots() + 1);
   counted.clear_boot_id();
   mapped.set_boots(counted.boots());
-  return Builder(state)
-      .Save(counted)
-      .Each(Kind::kMap)
-      .Save(mapped)
-      .Done(Boot::kMapped);
+  return Builder(state).Save(counted).Map().Save(mapped).Done(Boot::kMapped);
 }
 
 Plan PlanBoot(const OtaState& state, const Facts& facts) {
@@ -193,7 +208,7 @@ Plan PlanBoot(const OtaState& state, const Facts& facts) {
       return PlanTrialBoot(state, facts);
     case OtaState::GOOD:
     case OtaState::MERGING:
-      return Builder(state).Each(Kind::kMap).Done(Boot::kMapped);
+      return Builder(state).Map().Done(Boot::kMapped);
     case OtaState::UNDOING:
       return Builder(state)
           .Each(Kind::kUndo)
@@ -226,6 +241,7 @@ Plan PlanBless(const OtaState& state, const Facts& facts) {
         // The boot id alone says that they were mapped once.
         return Builder(state)
             .Each(Kind::kCheckMapped)
+            .EachTree(Kind::kCheckVerified)
             .Enter(OtaState::GOOD)
             .Done();
       }
@@ -376,7 +392,7 @@ Plan PlanClean(const OtaState& state) {
 
 Plan BackToOld(const OtaState& state, const std::string& why) {
   return Builder(state)
-      .Each(Kind::kUnmap, /*may_fail=*/true)
+      .Unmap()
       .Enter(OtaState::REJECTED, why, /*may_fail=*/true)
       .Done(
           Boot::kPlain,
@@ -385,12 +401,16 @@ Plan BackToOld(const OtaState& state, const std::string& why) {
 
 Plan MergeBeforeBoot(const OtaState& state, const std::string& why) {
   Builder builder(state);
-  builder.Each(Kind::kUnmap, /*may_fail=*/true);
+  builder.Unmap();
   if (state.phase() != OtaState::MERGING) builder.Enter(OtaState::MERGING);
   return builder.Each(Kind::kMerge)
       .Enter(OtaState::MERGED, "", /*may_fail=*/true)
       .Done(Boot::kPlain,
             absl::StrCat("merged before the boot instead: ", why));
+}
+
+bool IsMap(const Step& step) {
+  return step.kind == Kind::kMap || step.kind == Kind::kMapVerity;
 }
 
 // Before the merge the old system is always there; then whatever of map, merge
@@ -409,7 +429,7 @@ Plan AfterBootFailure(const OtaState& state, const Step& failed,
     case OtaState::GOOD:
       return BackToOld(state, why);
     case OtaState::MERGING:
-      if (failed.kind == Kind::kMap) return MergeBeforeBoot(state, why);
+      if (IsMap(failed)) return MergeBeforeBoot(state, why);
       if (failed.kind == Kind::kMerge && HasUndoLogs(state) &&
           earlier_failures > 0) {
         return Builder(state)
@@ -421,12 +441,11 @@ Plan AfterBootFailure(const OtaState& state, const Step& failed,
       return Refused("");
     case OtaState::UNDOING:
       if (failed.kind == Kind::kUndo) {
-        return Builder(state)
-            .Each(Kind::kMap)
-            .Done(Boot::kMapped,
-                  absl::StrCat("the undo failed, the new system boots: ", why));
+        return Builder(state).Map().Done(
+            Boot::kMapped,
+            absl::StrCat("the undo failed, the new system boots: ", why));
       }
-      if (failed.kind == Kind::kMap) return MergeBeforeBoot(state, why);
+      if (IsMap(failed)) return MergeBeforeBoot(state, why);
       return Refused("");
     default:
       return Refused("");
@@ -471,6 +490,11 @@ Plan PlanAfterFailure(const OtaState& state, Command command,
     return plan;
   }
   return Refused("");
+}
+
+std::string DeviceName(const OtaImage& image) {
+  return image.has_verity() ? absl::StrCat(image.name(), "-verity")
+                            : image.name();
 }
 
 bool HasUndoLogs(const OtaState& state) {
@@ -523,10 +547,14 @@ std::string StepName(Step::Kind kind) {
       return "place";
     case Kind::kVerify:
       return "verify";
+    case Kind::kCheckTree:
+      return "check-tree";
     case Kind::kCheckBase:
       return "check-base";
     case Kind::kCheckMapped:
       return "check-mapped";
+    case Kind::kCheckVerified:
+      return "check-verified";
     case Kind::kCheckMergeable:
       return "check-mergeable";
     case Kind::kCheckIdle:
@@ -545,6 +573,10 @@ std::string StepName(Step::Kind kind) {
       return "undo";
     case Kind::kMap:
       return "map";
+    case Kind::kMapVerity:
+      return "map-verity";
+    case Kind::kUnmapVerity:
+      return "unmap-verity";
     case Kind::kUnmap:
       return "unmap";
     case Kind::kRemove:

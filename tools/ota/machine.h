@@ -63,8 +63,10 @@ struct Step {
     kCheckSpace,      // there is room for all images; no image
     kPlace,           // the COW is copied to its place
     kVerify,          // the COW in its place is whole and gives the target
+    kCheckTree,       // the new image has a hash tree with the root hash
     kCheckBase,       // the base is the one the COW was made for
     kCheckMapped,     // its device is there, and served
+    kCheckVerified,   // as kCheckMapped of the device that kMapVerity makes
     kCheckMergeable,  // served by the daemon, or not in use
     kCheckIdle,       // no device is served from the COW
     kCheckUnused,     // nor is the base in use, in any way
@@ -74,6 +76,8 @@ struct Step {
     kPauseMerge,      // if one is under way
     kUndo,            // to the end
     kMap,             // /dev/mapper/NAME shows the new image
+    kMapVerity,       // NAME-verity shows it through its hash tree
+    kUnmapVerity,
     kUnmap,
     kRemove,  // COW, if it is a copy, and undo log
   };
@@ -87,7 +91,7 @@ struct Step {
 // What the next boot mounts.
 enum class Boot : uint8_t {
   kPlain,   // the bases themselves
-  kMapped,  // /dev/mapper/NAME of every image
+  kMapped,  // the device of every image (DeviceName)
 };
 
 struct Plan {
@@ -115,6 +119,9 @@ inline constexpr int kFallbacksMax = 2;
 Plan PlanAfterFailure(const OtaState& state, Command command,
                       const Step& failed, const std::string& why, bool busy,
                       int earlier_failures);
+
+// Of the device in /dev/mapper that shows the new image to whoever mounts it.
+std::string DeviceName(const OtaImage& image);
 
 // Whether "undo" could bring the old system back after a merge has begun.
 bool HasUndoLogs(const OtaState& state);

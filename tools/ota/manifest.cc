@@ -70,9 +70,14 @@ class Judge {
     out->set_cow_sha256(absl::AsciiStrToLower(image.cow_sha256()));
     out->set_cow_bytes(cow->size_bytes());
     out->set_undo_log(image.undo_log());
+    absl::Status status = TakeDigests(image, out);
+    if (!status.ok()) return status;
     out->set_is_copy(!cow->IsAt(store_.Resolve(out->cow())));
     manifest->sources.push_back(source);
-    absl::Status status = Claim(image, "name", image.name());
+    status = Claim(image, "name", image.name());
+    if (status.ok() && image.has_verity()) {
+      status = Claim(image, "verity", DeviceName(*out));
+    }
     if (status.ok()) status = Claim(image, "base", store_.Resolve(out->base()));
     if (status.ok()) status = Claim(image, "cow", source);
     if (status.ok() && out->is_copy()) {
@@ -84,7 +89,41 @@ class Judge {
     return status;
   }
 
+  // When all images are taken: what they say of each other.
+  absl::Status TakeTrees(const proto::OtaManifest& message) {
+    for (const proto::OtaManifestImage& image : message.image()) {
+      const std::string& wanted = image.verity().hash_image();
+      if (wanted.empty()) continue;
+      const bool is_there = std::any_of(
+          message.image().begin(), message.image().end(),
+          [&](const auto& other) { return other.name() == wanted; });
+      if (!is_there) {
+        return Bad(
+            image, "verity.hash_image",
+            absl::StrCat("the name of an image; there is no '", wanted, "'"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
  private:
+  absl::Status TakeDigests(const proto::OtaManifestImage& image,
+                           proto::OtaImage* out) {
+    if (!image.target_sha256().empty() && !IsDigest(image.target_sha256())) {
+      return Bad(image, "target_sha256", "64 hexadecimal digits");
+    }
+    out->set_target_sha256(absl::AsciiStrToLower(image.target_sha256()));
+    out->set_target_bytes(image.target_bytes());
+    if (!image.has_verity()) return absl::OkStatus();
+    if (!IsDigest(image.verity().root_hash())) {
+      return Bad(image, "verity.root_hash", "64 hexadecimal digits");
+    }
+    *out->mutable_verity() = image.verity();
+    out->mutable_verity()->set_root_hash(
+        absl::AsciiStrToLower(image.verity().root_hash()));
+    return absl::OkStatus();
+  }
+
   absl::Status Bad(const proto::OtaManifestImage& image,
                    const std::string& field, const std::string& expected) {
     return absl::InvalidArgumentError(
@@ -148,6 +187,8 @@ absl::StatusOr<Manifest> ReadManifest(const std::string& path,
     if (!status.ok()) return status;
     logs += !image.undo_log().empty();
   }
+  status = judge.TakeTrees(message);
+  if (!status.ok()) return status;
   if (logs != 0 && logs != message.image_size()) {
     return absl::InvalidArgumentError(absl::StrCat(
         path, ": ", logs, " of ", message.image_size(),
