@@ -11,8 +11,10 @@ make_images=$PWD/$2
 PATH=$PATH:/usr/sbin
 cd "$TEST_TMPDIR"
 
+# Also heard where what the shell says of killed programs is not.
+exec 9>&2
 fail() {
-  echo "FAILED: $*" >&2
+  echo "FAILED: $*" >&9
   exit 1
 }
 

@@ -86,12 +86,17 @@ grep -q 'line 1, column 16' "$TEST_TMPDIR/said" ||
 # Installed for another machine, and taken back.
 other=$TEST_TMPDIR/other
 installer() { tools/install --prefix /usr --root "$other" "$@" 2>/dev/null; }
-installer --binaries "$root/usr/sbin" --with-dkms --with-initramfs ||
-  fail "install"
+installer --binaries "$root/usr/sbin" --with-dkms --with-initramfs \
+  --with-dracut --with-mkinitcpio || fail "install"
 for file in sbin/dmuserd sbin/dmuserctl lib/systemd/system/dm-user.socket \
   lib/systemd/system/dm-user@.service lib/udev/rules.d/56-dm-user.rules \
   lib/systemd/system-generators/dm-user-generator "src/dm-user-*/uapi/dm-user.h"; do
   compgen -G "$other/usr/$file" >/dev/null || fail "not installed: $file"
+done
+for file in usr/lib/dm-user/ota-boot.sh etc/initcpio/{install,hooks}/dm-user \
+  usr/lib/dracut/modules.d/90dm-user/{module-setup,dm-user-ota}.sh \
+  etc/initramfs-tools/{hooks/dm-user,scripts/local-top/dm-user}; do
+  [[ -e $other/$file ]] || fail "not installed: $file"
 done
 [[ -L $other/etc/systemd/system/sockets.target.wants/dm-user.socket ]] ||
   fail "the socket is not enabled"

@@ -22,10 +22,11 @@ struct CreateOptions : WriteFormat {
 };
 
 // The images may be files, Android's sparse files or block devices, of any two
-// sizes that are multiples of 4096; neither is written. The file is judged by the reader before it gets
-// its name. Codes: kNotFound, kPermissionDenied, kInternal (I/O),
-// kAlreadyExists, kInvalidArgument (an image that cannot be used, or an output
-// that is one of the images), kDataLoss and kUnimplemented (a sparse image).
+// sizes that are multiples of 4096; neither is written. The file is judged by
+// the reader before it gets its name. Codes: kNotFound, kPermissionDenied,
+// kInternal (I/O), kAlreadyExists, kInvalidArgument (an image that cannot be
+// used, or an output that is one of the images), kDataLoss and kUnimplemented
+// (a sparse image).
 absl::StatusOr<CreateSummary> CreateCow(const CreateOptions& options);
 
 }  // namespace dmu::tools

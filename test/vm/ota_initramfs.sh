@@ -10,63 +10,16 @@
 set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
 source /vm/guest-daemon.sh
+# shellcheck source=test/vm/initramfs_guest.sh
+source /vm/initramfs_guest.sh
 
-# As in initramfs-tools.
-mount -t tmpfs -o nodev,noexec,nosuid tmpfs /run
 modprobe brd rd_nr=1 rd_size=262144
 modprobe ext4
-mkdir -p /scripts /conf /etc/dm-user /run/save
+initramfs_machine /dev/ram0
+mkdir -p /run/save
 mount -t tmpfs tmpfs /run/save
 cp /dev/vda /run/save/old.img
-[ -e /sbin/dmuserd ] || ln -s "$(command -v dmuserd)" /sbin/dmuserd
-cat >/scripts/functions <<'TEXT'
-resolve_device() { [ -e "$1" ] && echo "$1"; }
-wait_for_udev() { :; }
-log_warning_msg() { echo "warning: $*"; }
-panic() { echo "panic: $*"; exit 3; }
-sleep() { :; }
-TEXT
-cat >/etc/dm-user/ota.conf <<'TEXT'
-STATE_DEVICE=/dev/ram0
-TEXT
 mkfs.ext4 -q -F /dev/ram0
-
-local_top() {
-  rm -f /conf/param.conf
-  : >/conf/param.conf
-  busybox sh /vm/dm-user >/run/local-top.log 2>&1
-}
-
-daemon_pid() {
-  local file
-  for file in /proc/[0-9]*/cmdline; do
-    if [[ $(tr '\0' ' ' 2>/dev/null <"$file") == @dmuserd* ]]; then
-      file=${file%/cmdline}
-      echo "${file#/proc/}"
-    fi
-  done
-}
-
-boots=0
-power_on() {
-  local pid
-  [ ! -e /dev/mapper/root ] || dmuserctl unmap root
-  pid=$(daemon_pid)
-  if [ -n "$pid" ]; then
-    kill "$pid"
-    # Not a child of this shell: nothing tells of its end.
-    while [ -d "/proc/$pid" ]; do sleep 0.1; done
-  fi
-  for path in proc run/dm-user-ota run dev ''; do
-    umount "/run/dm-user-root/$path" 2>/dev/null || true
-  done
-  rm -rf /run/dm-user
-  umount /run/dm-user-ota
-  boots=$((boots + 1))
-  printf '%08d-0000-0000-0000-000000000000\n' "$boots" >/run/boot_id
-  grep -q random/boot_id /proc/mounts ||
-    mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
-}
 
 # Nothing was ever staged: the state is mounted, and that is all.
 local_top || fail "$(cat /run/local-top.log)"
@@ -82,7 +35,7 @@ image {
 TEXT
 dmuserctl ota stage /run/save/manifest --quiet
 dmuserctl ota activate --quiet
-power_on
+next_boot
 
 # The new system is tried.
 local_top || fail "$(cat /run/local-top.log)"
@@ -102,7 +55,7 @@ dmuserctl ota bless --quiet
 dmuserctl ota merge --quiet
 same /dev/vda /dev/vdc
 expect 0 'the next boot undoes' dmuserctl ota undo
-power_on
+next_boot
 
 # The undo, before the root is mounted; the root is what it always was.
 local_top || fail "$(cat /run/local-top.log)"
@@ -112,7 +65,7 @@ dmuserctl ota status | grep -q 'rejected, undone' || fail "$(dmuserctl ota statu
 
 # Somebody asks for the old system at the boot menu.
 dmuserctl ota activate --quiet
-power_on
+next_boot
 {
   tr -d '\n' </proc/cmdline
   echo ' dm-user.rollback'
@@ -125,7 +78,7 @@ dmuserctl ota status | grep -q 'rejected, rolled back' ||
   fail "$(dmuserctl ota status)"
 
 # What is not known is not guessed.
-power_on
+next_boot
 sed -i 's#ram0#nowhere#' /etc/dm-user/ota.conf
 got=0
 local_top || got=$?

@@ -19,7 +19,7 @@ readonly BASE_PROGRAMS=(
 # Modules of every guest; what they depend on is added.
 readonly BASE_MODULES=(
   virtio_pci virtio_blk 9p 9pnet_virtio ext4 xfs loop brd null_blk
-  dm_mod dm_flakey dm_delay dm_log_writes dm_snapshot dm_zero ublk_drv nbd
+  dm_mod dm_flakey dm_delay dm_log_writes dm_snapshot dm_verity dm_zero ublk_drv nbd
 )
 
 # guest_path PATH: the path below /usr that the guest's links lead to.

@@ -198,7 +198,7 @@ ota_images() {
     printf '%s\n' "$OTA_RECIPE" "$ROOT_RECIPE" "${ROOT_PACKAGES[@]}" \
       "$(kernel_dir "$series")"
     cat lib/guest-root.sh lib/initramfs.sh lib/ota-images.sh lib/guest/ota/* \
-      install initramfs-tools/{hooks,local-top}/dm-user \
+      install initramfs/ota-boot.sh initramfs-tools/{hooks,local-top}/dm-user \
       initramfs-tools/ota.conf systemd/* "$module" "$bin/daemon/dmuserd" "$bin/tools/dmuserctl/dmuserctl"
   } | sha256sum | cut -c 1-16)
   folder=$(cache_dir)/ota-machine
