@@ -251,7 +251,7 @@ for command in 'stage manifest' 'bless --untried' merge undo; do
     # In the foreground timeout waits for the end of what it kills; else it kills
     # itself, too, and the lock may still be held when it is gone.
     # shellcheck disable=SC2086 # several words
-    timeout --foreground --signal=KILL "$((ms / 1000)).$(printf %03d $((ms % 1000)))" \
+    timeout --foreground --preserve-status --signal=KILL "$((ms / 1000)).$(printf %03d $((ms % 1000)))" \
       "$ctl" ota $command --state state --quiet 2>said || got=$?
     [[ $got -ne 0 ]] || break
     [[ $got -eq 137 ]] || fail "'$command' ended with $got: $(cat said)"

@@ -13,6 +13,7 @@ namespace dmu::tools {
 
 struct ImageExtractOptions {
   std::string input_path;
+  std::string partition;  // of a payload.bin; else empty
   std::string output_path;
   bool force = false;     // replace an output that exists
   bool progress = false;  // draw a bar
@@ -20,7 +21,8 @@ struct ImageExtractOptions {
 
 // Writes the image and returns its bytes. The output is sparse in the file
 // system's sense: zeros that the input names as such take no room. Codes of
-// ImageSource and OutputFile; kInvalidArgument for an output that is the input.
+// ImageSource, Payload and OutputFile; kInvalidArgument for an output that is
+// the input, and for a partition that is not named or there is none of.
 absl::StatusOr<uint64_t> ExtractImage(const ImageExtractOptions& options);
 
 }  // namespace dmu::tools

@@ -16,6 +16,10 @@ def _pkg_config(ctx, options, modules, package):
 def _system_library_impl(ctx):
     lines = ["package(default_visibility = [\"//visibility:public\"])"]
     for name, spec in ctx.attr.targets.items():
+        if spec.startswith("-l"):
+            lines.append("cc_library(name = \"%s\", linkopts = [\"%s\"])" %
+                         (name, spec))
+            continue
         modules = spec.split(" ")
         copts = _pkg_config(ctx, ["--cflags"], modules, ctx.attr.package)
         copts = [c for c in copts if not c.startswith("-std=")]
@@ -48,7 +52,8 @@ system_library = repository_rule(
     attrs = {
         "targets": attr.string_dict(
             mandatory = True,
-            doc = "target name -> pkg-config modules, separated by a space",
+            doc = "target name -> pkg-config modules, separated by a space; " +
+                  "or -lNAME of a library that pkg-config does not know",
         ),
         "static": attr.bool(
             doc = "whether the daemon, which is linked statically, uses it",

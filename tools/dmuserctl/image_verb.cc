@@ -18,11 +18,13 @@ ABSL_DECLARE_FLAG(bool, quiet);
 namespace dmu::tools {
 
 absl::Status ImageExtract(const std::vector<std::string>& arguments) {
-  if (arguments.size() != 1) {
-    return absl::InvalidArgumentError("image extract needs one file");
+  if (arguments.empty() || arguments.size() > 2) {
+    return absl::InvalidArgumentError(
+        "image extract needs one file, and of a payload.bin one partition");
   }
   ImageExtractOptions options;
   options.input_path = arguments[0];
+  if (arguments.size() == 2) options.partition = arguments[1];
   options.output_path = absl::GetFlag(FLAGS_o);
   options.force = absl::GetFlag(FLAGS_force);
   options.progress = !absl::GetFlag(FLAGS_quiet);

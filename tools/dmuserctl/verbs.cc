@@ -66,11 +66,13 @@ constexpr Verb kVerbs[] = {
      "dropped. Only a file whose merge has not begun can be converted.\n",
      "o version compression unit cluster_ops no_extension force quiet",
      CowConvert},
-    {"image extract", "FILE -o OUT.img",
+    {"image extract", "FILE [PARTITION] -o OUT.img",
      "write the plain image that a file stands for",
      "FILE is in Android's sparse format; what it does not care for becomes\n"
      "zeros. cow create reads such files as they are; a base has to be "
-     "plain.\n",
+     "plain.\n"
+     "Or FILE is a payload.bin of a full update, of which one partition is\n"
+     "written; its digest is checked, the payload's signature is not.\n",
      "o force quiet", ImageExtract},
     {"map", "NAME (--cow FILE.cow --base DEV | --file FILE | --null BYTES)",
      "make /dev/mapper/NAME, served by dmuserd",
