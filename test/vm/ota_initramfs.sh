@@ -52,7 +52,8 @@ local_top || fail "$(cat /run/local-top.log)"
 
 # As the booted system goes on with it.
 dmuserctl ota bless --quiet
-dmuserctl ota merge --quiet
+dmuserctl ota merge 2>/run/merge.log
+grep -q '^root: merged 100 %' /run/merge.log || fail "$(cat /run/merge.log)"
 same /dev/vda /dev/vdc
 expect 0 'the next boot undoes' dmuserctl ota undo
 next_boot

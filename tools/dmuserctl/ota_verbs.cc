@@ -4,8 +4,9 @@
 // did out.
 #include "tools/dmuserctl/ota_verbs.h"
 
+#include <unistd.h>
+
 #include <cstdio>
-#include <memory>
 #include <utility>
 
 #include "absl/flags/declare.h"
@@ -94,6 +95,34 @@ class Account : public ota::World {
   ota::World& world_;
   const bool dry_run_;
   Json steps_ = Json::array();
+};
+
+// A bar on a terminal; elsewhere, for a journal, a line for every tenth.
+class MergeProgress {
+ public:
+  explicit MergeProgress(bool enabled)
+      : prints_(enabled && isatty(STDERR_FILENO) == 0),
+        bar_("merging ", enabled) {}
+
+  void Update(const std::string& name, const proto::MergeStatus& merge) {
+    bar_.Update(merge.merged_bytes(), merge.total_bytes());
+    if (!prints_ || merge.total_bytes() == 0) return;
+    if (name != name_) tenths_ = 0;
+    name_ = name;
+    const uint64_t tenths = merge.merged_bytes() * 10 / merge.total_bytes();
+    if (tenths <= tenths_) return;
+    tenths_ = tenths;
+    std::fprintf(stderr, "%s: merged %llu %%, %s of %s\n", name.c_str(),
+                 static_cast<unsigned long long>(10 * tenths),
+                 FormatBytes(merge.merged_bytes()).c_str(),
+                 FormatBytes(merge.total_bytes()).c_str());
+  }
+
+ private:
+  const bool prints_;
+  ProgressBar bar_;
+  std::string name_;
+  uint64_t tenths_ = 0;  // that were said
 };
 
 absl::StatusOr<std::string> BootId() {
@@ -201,10 +230,11 @@ absl::Status Run(Command command, ota::Store* store, ota::Facts facts,
   }
   options.progress = !absl::GetFlag(FLAGS_quiet);
   options.stop = PauseOnSignal();
-  auto bar = std::make_unique<ProgressBar>("merging ", options.progress);
+  MergeProgress progress(options.progress);
   ota::LiveDevices devices(
-      absl::GetFlag(FLAGS_control), [&bar](const proto::MergeStatus& merge) {
-        bar->Update(merge.merged_bytes(), merge.total_bytes());
+      absl::GetFlag(FLAGS_control),
+      [&progress](const std::string& name, const proto::MergeStatus& merge) {
+        progress.Update(name, merge);
       });
   ota::FileWorld files(store, &devices, std::move(options));
   Account account(&files, dry_run);

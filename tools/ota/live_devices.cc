@@ -187,7 +187,7 @@ absl::Status LiveDevices::Merge(const Snapshot& snapshot,
   bool is_stopped = false;
   const absl::StatusOr<proto::DeviceStatus> last =
       client->Watch(snapshot.name, [&](const proto::DeviceStatus& device) {
-        if (progress_) progress_(device.merge());
+        if (progress_) progress_(snapshot.name, device.merge());
         is_stopped = stop != nullptr && stop->load();
         return !is_stopped;
       });

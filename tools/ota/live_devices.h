@@ -15,8 +15,9 @@ namespace dmu::ota {
 
 class LiveDevices : public Devices {
  public:
-  // progress: called while a merge is waited for; may be empty.
-  using Progress = std::function<void(const proto::MergeStatus&)>;
+  // progress: called while a merge of that device is waited for; may be empty.
+  using Progress =
+      std::function<void(const std::string& name, const proto::MergeStatus&)>;
   explicit LiveDevices(std::string control_path, Progress progress = nullptr)
       : control_path_(std::move(control_path)),
         progress_(std::move(progress)) {}
