@@ -12,8 +12,6 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
@@ -21,6 +19,7 @@
 #include "absl/strings/escaping.h"
 #include "proto/payload.pb.h"
 #include "test/cow_test_util.h"
+#include "test/temp_file.h"
 #include "tools/image_extract.h"
 #include "tools/sha256.h"
 
@@ -32,23 +31,6 @@ using proto::PayloadManifest;
 using proto::PayloadOperation;
 using proto::PayloadPartition;
 using testing::HasSubstr;
-
-std::string PathOf(const std::string& name) {
-  return fs::path(testing::TempDir()) / name;
-}
-
-std::string Write(const std::string& name, const Bytes& bytes) {
-  const std::string path = PathOf(name);
-  std::ofstream(path, std::ios::binary | std::ios::trunc)
-      .write(reinterpret_cast<const char*>(bytes.data()),
-             static_cast<std::streamsize>(bytes.size()));
-  return path;
-}
-
-Bytes Read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return Bytes(std::istreambuf_iterator<char>(file), {});
-}
 
 std::string Digest(const Bytes& bytes) {
   tools::Sha256 sum;
@@ -181,9 +163,9 @@ Bytes Other() {
 absl::StatusOr<uint64_t> Extract(const Bytes& file,
                                  const std::string& partition) {
   tools::ImageExtractOptions options;
-  options.input_path = Write("payload.bin", file);
+  options.input_path = WriteTemp("payload.bin", file);
   options.partition = partition;
-  options.output_path = PathOf("out.img");
+  options.output_path = TempPath("out.img");
   fs::remove(options.output_path);
   return tools::ExtractImage(options);
 }
@@ -196,10 +178,10 @@ TEST(PayloadTest, ImagesComeOutAsTheyWentIn) {
     const auto system = Extract(made.File(signature), "system");
     ASSERT_TRUE(system.ok()) << system.status();
     EXPECT_EQ(*system, image.size());
-    EXPECT_TRUE(Read(PathOf("out.img")) == image);
+    EXPECT_TRUE(ReadWhole(TempPath("out.img")) == image);
     const auto vendor = Extract(made.File(signature), "vendor");
     ASSERT_TRUE(vendor.ok()) << vendor.status();
-    EXPECT_TRUE(Read(PathOf("out.img")) == other);
+    EXPECT_TRUE(ReadWhole(TempPath("out.img")) == other);
   }
   // The digest of each operation is Android's to leave out.
   Made without = made;
@@ -226,7 +208,7 @@ void ExpectRefused(const Bytes& file, absl::StatusCode code,
   const absl::Status status = Extract(file, "system").status();
   EXPECT_EQ(status.code(), code) << says << ": " << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr(says));
-  EXPECT_FALSE(fs::exists(PathOf("out.img"))) << says;
+  EXPECT_FALSE(fs::exists(TempPath("out.img"))) << says;
 }
 
 TEST(PayloadTest, WhatIsWrongIsRefusedWithASentence) {
@@ -342,7 +324,7 @@ TEST(PayloadTest, DamageAnywhereIsRefused) {
     if (rng() % 8 == 0) bytes.resize(rng() % bytes.size());
     const auto got = Extract(bytes, "system");
     if (got.ok()) {
-      ASSERT_TRUE(Read(PathOf("out.img")) == image) << round;
+      ASSERT_TRUE(ReadWhole(TempPath("out.img")) == image) << round;
     } else {
       ++refused;
     }

@@ -11,14 +11,13 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "test/cow_test_util.h"
 #include "test/sparse_file.h"
+#include "test/temp_file.h"
 #include "tools/cow_create.h"
 #include "tools/image_extract.h"
 #include "tools/image_source.h"
@@ -29,23 +28,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 using tools::ImageSource;
-
-std::string PathOf(const std::string& name) {
-  return fs::path(testing::TempDir()) / name;
-}
-
-std::string Write(const std::string& name, const Bytes& bytes) {
-  const std::string path = PathOf(name);
-  std::ofstream(path, std::ios::binary | std::ios::trunc)
-      .write(reinterpret_cast<const char*>(bytes.data()),
-             static_cast<std::streamsize>(bytes.size()));
-  return path;
-}
-
-Bytes Read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return Bytes(std::istreambuf_iterator<char>(file), {});
-}
 
 // Everything at once, and pieces of any size anywhere.
 void ExpectReads(const ImageSource& source, const Bytes& image) {
@@ -101,7 +83,7 @@ TEST(SparseImageTest, AnyLayoutIsReadAsItsImage) {
                  SparseFile(4096, static_cast<uint16_t>(28 + more),
                             static_cast<uint16_t>(12 + more)));
     ASSERT_TRUE(file.image() == image);
-    const auto source = ImageSource::Open(Write("any.simg", file.Done()));
+    const auto source = ImageSource::Open(WriteTemp("any.simg", file.Done()));
     ASSERT_TRUE(source.ok()) << source.status();
     EXPECT_TRUE(source->is_sparse());
     ExpectReads(*source, image);
@@ -116,7 +98,8 @@ TEST(SparseImageTest, PatternsBlocksOfAnySizeAndEmptyChunks) {
     for (uint8_t& byte : data) byte = static_cast<uint8_t>(rng());
     file.Fill(2, 0x04030201).Fill(3, 0x04030201).Fill(0, 9).Raw(data).Crc();
     file.DontCare(0).DontCare(2).Fill(1, 0).Raw({}).Fill(5, 0xffffffff).Crc();
-    const auto source = ImageSource::Open(Write("pattern.simg", file.Done()));
+    const auto source =
+        ImageSource::Open(WriteTemp("pattern.simg", file.Done()));
     ASSERT_TRUE(source.ok()) << source.status();
     ExpectReads(*source, file.image());
   }
@@ -126,13 +109,13 @@ TEST(SparseImageTest, PatternsBlocksOfAnySizeAndEmptyChunks) {
 TEST(SparseImageTest, AHoleOfTebibytes) {
   SparseFile file;
   file.Chunk(0xcac3, 0x7fffffff, 12, {});
-  const auto source = ImageSource::Open(Write("hole.simg", file.Done()));
+  const auto source = ImageSource::Open(WriteTemp("hole.simg", file.Done()));
   ASSERT_TRUE(source.ok()) << source.status();
   EXPECT_EQ(source->size_bytes(), uint64_t{0x7fffffff} * 4096);
   EXPECT_EQ(source->ZerosAt(5), source->size_bytes() - 5);
   // crc32 of 8 TiB - 4096 of zeros, by the algebra of CRCs.
   Bytes bytes = file.Chunk(0xcac4, 0, 16, {1, 2, 3, 4}).Done();
-  const auto wrong = ImageSource::Open(Write("hole.simg", bytes));
+  const auto wrong = ImageSource::Open(WriteTemp("hole.simg", bytes));
   EXPECT_TRUE(absl::IsDataLoss(wrong.status()));
   EXPECT_THAT(std::string(wrong.status().message()),
               HasSubstr("have checksum 04030201; found"));
@@ -141,9 +124,9 @@ TEST(SparseImageTest, AHoleOfTebibytes) {
 TEST(SparseImageTest, FilesOfImg2simg) {
   std::mt19937 rng(4);
   const Bytes image = RandomImage(&rng, 700);
-  const std::string raw = Write("raw.img", image);
+  const std::string raw = WriteTemp("raw.img", image);
   for (const char* flags : {"", "-s"}) {
-    const std::string path = PathOf("tool.simg");
+    const std::string path = TempPath("tool.simg");
     fs::remove(path);
     // Debian's knows no -s; then it is the same once more.
     const std::string command = "img2simg " + std::string(flags) + " '" + raw +
@@ -164,11 +147,11 @@ TEST(SparseImageTest, Simg2imgReadsFilesOfThisTest) {
   std::mt19937 rng(5);
   const Bytes image = RandomImage(&rng, 128);
   const std::string path =
-      Write("own.simg", InChunks(image, &rng, SparseFile()).Done());
-  const std::string out = PathOf("own.img");
+      WriteTemp("own.simg", InChunks(image, &rng, SparseFile()).Done());
+  const std::string out = TempPath("own.img");
   fs::remove(out);
   ASSERT_EQ(std::system(("simg2img '" + path + "' '" + out + "'").c_str()), 0);
-  EXPECT_TRUE(Read(out) == image);
+  EXPECT_TRUE(ReadWhole(out) == image);
 }
 
 TEST(SparseImageTest, TheCowFileIsThatOfThePlainImages) {
@@ -180,28 +163,29 @@ TEST(SparseImageTest, TheCowFileIsThatOfThePlainImages) {
     std::copy(block.begin(), block.end(),
               new_image.begin() + (rng() % 256) * 4096);
   }
-  const std::string old_raw = Write("old.img", old_image);
-  const std::string new_raw = Write("new.img", new_image);
+  const std::string old_raw = WriteTemp("old.img", old_image);
+  const std::string new_raw = WriteTemp("new.img", new_image);
   const std::string old_sparse =
-      Write("old.simg", InChunks(old_image, &rng, SparseFile()).Done());
+      WriteTemp("old.simg", InChunks(old_image, &rng, SparseFile()).Done());
   const std::string new_sparse =
-      Write("new.simg", InChunks(new_image, &rng, SparseFile()).Done());
+      WriteTemp("new.simg", InChunks(new_image, &rng, SparseFile()).Done());
   tools::CreateOptions options;
   options.threads = 3;
   options.force = true;
   options.old_path = old_raw;
   options.new_path = new_raw;
-  options.output_path = PathOf("raw.cow");
+  options.output_path = TempPath("raw.cow");
   ASSERT_TRUE(tools::CreateCow(options).ok());
-  const Bytes expected = Read(options.output_path);
+  const Bytes expected = ReadWhole(options.output_path);
   for (const std::string& from : {old_raw, old_sparse}) {
     for (const std::string& to : {new_raw, new_sparse}) {
       options.old_path = from;
       options.new_path = to;
-      options.output_path = PathOf("sparse.cow");
+      options.output_path = TempPath("sparse.cow");
       const auto summary = tools::CreateCow(options);
       ASSERT_TRUE(summary.ok()) << summary.status();
-      EXPECT_TRUE(Read(options.output_path) == expected) << from << " " << to;
+      EXPECT_TRUE(ReadWhole(options.output_path) == expected)
+          << from << " " << to;
     }
   }
   options.output_path = old_sparse;
@@ -210,7 +194,7 @@ TEST(SparseImageTest, TheCowFileIsThatOfThePlainImages) {
 
 TEST(SparseImageTest, NoWholeBlocksNoCowFile) {
   const std::string path =
-      Write("small.simg", SparseFile(1024).Fill(3, 7).Done());
+      WriteTemp("small.simg", SparseFile(1024).Fill(3, 7).Done());
   tools::CreateOptions options;
   options.old_path = options.new_path = path;
   options.estimate = true;
@@ -226,19 +210,19 @@ TEST(SparseImageTest, ExtractWritesThePlainImage) {
   SparseFile file = InChunks(image, &rng, SparseFile());
   file.DontCare(30'000);
   tools::ImageExtractOptions options;
-  options.input_path = Write("in.simg", file.Done());
-  options.output_path = PathOf("out.img");
+  options.input_path = WriteTemp("in.simg", file.Done());
+  options.output_path = TempPath("out.img");
   fs::remove(options.output_path);
   const auto bytes = tools::ExtractImage(options);
   ASSERT_TRUE(bytes.ok()) << bytes.status();
   EXPECT_EQ(*bytes, file.image().size());
-  EXPECT_TRUE(Read(options.output_path) == file.image());
+  EXPECT_TRUE(ReadWhole(options.output_path) == file.image());
   EXPECT_TRUE(absl::IsAlreadyExists(tools::ExtractImage(options).status()));
   options.force = true;
   EXPECT_TRUE(tools::ExtractImage(options).ok());
   options.output_path = options.input_path;
   EXPECT_TRUE(absl::IsInvalidArgument(tools::ExtractImage(options).status()));
-  EXPECT_TRUE(Read(options.input_path) == file.Done());
+  EXPECT_TRUE(ReadWhole(options.input_path) == file.Done());
 }
 
 struct BadCase {
@@ -329,7 +313,7 @@ std::vector<BadCase> BadCases() {
 
 TEST(SparseImageTest, WhatIsWrongIsRefusedWithASentence) {
   for (const BadCase& bad : BadCases()) {
-    const std::string path = Write("bad.simg", bad.file);
+    const std::string path = WriteTemp("bad.simg", bad.file);
     const absl::Status status = ImageSource::Open(path).status();
     EXPECT_EQ(status.code(), bad.code) << bad.name << ": " << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(bad.says)) << bad.name;
@@ -342,7 +326,7 @@ TEST(SparseImageTest, OtherFilesAreTheirBytes) {
   Bytes image = RandomImage(&rng, 4);
   for (const size_t bytes : {size_t{0}, size_t{3}, image.size()}) {
     const auto source =
-        ImageSource::Open(Write("plain.img", Cut(image, bytes)));
+        ImageSource::Open(WriteTemp("plain.img", Cut(image, bytes)));
     ASSERT_TRUE(source.ok()) << source.status();
     EXPECT_FALSE(source->is_sparse());
     EXPECT_EQ(source->size_bytes(), bytes);

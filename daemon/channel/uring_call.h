@@ -20,10 +20,6 @@ namespace dmu {
 
 class UringCall : public BatchCall, private RingOp {
  public:
-  static constexpr uint64_t kFeatures = DM_USER_FEATURE_URING |
-                                        DM_USER_FEATURE_URING_PARKS |
-                                        DM_USER_FEATURE_SEGMENTS;
-
   // A place of the ring (ReservePlace) is handed over. `mode`: of the channel,
   // which Cancel stops.
   UringCall(Ring* ring, const dm_user_channel& mode);
