@@ -13,6 +13,22 @@ kernel_dir() {
   readlink -f "$folder"
 }
 
+# kernel_builds NAME: whether modules can be built for the kernel of this name or
+# series. The headers' Makefile includes its tree by an absolute path: in a cache
+# that was moved or copied that is another tree, or none, and with two a build
+# for Linux 7.2 empties Module.symvers.
+kernel_builds() {
+  local folder headers common
+  folder=$(readlink -e "$(cache_dir)/kernels/$1") || return 1
+  headers=$folder/usr/src/linux-headers-${folder##*/}
+  [[ -s $headers/Module.symvers ]] || return 1
+  common=$(sed -n 's#^include \(/.*/linux-headers-.*-common/\)Makefile$#\1#p' \
+    "$headers/Makefile")
+  # The headers of a kernel built here are one tree, and include nothing by such
+  # a path.
+  [[ -z $common || $(readlink -e "$common/../..") == "$folder/usr" ]]
+}
+
 kernel_release() { cat "$(kernel_dir "$1")/RELEASE"; }
 
 kernel_image() {

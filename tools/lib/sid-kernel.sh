@@ -42,6 +42,7 @@ fetch_sid() {
       "'$headers' differ; try again later"
   release=${image#linux-image-}
   final=$KERNELS/$release
+  kernel_builds "$release" || rm -rf "$final"
   if [[ ! -d $final ]]; then
     say "fetching Linux $release and its compiler"
     common=$(package_dependency "$headers" 'linux-headers-.*-common')
