@@ -3,6 +3,7 @@
 // unit_cache.cc - see unit_cache.h.
 #include "daemon/backend/unit_cache.h"
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -11,37 +12,63 @@
 
 namespace dmu {
 
+namespace {
+
+uint32_t LoadCount(const cow::Codec* codec, uint32_t stored_bytes_max,
+                   uint32_t entries) {
+  // What Find has just given is not to be filled by the next Load.
+  uint64_t loads = std::min(UnitCache::kLoadsMax, std::max(entries, 2u) - 1);
+  if (codec != nullptr && stored_bytes_max > 0) {
+    loads = std::min(loads, UnitCache::kStoredBytes / stored_bytes_max);
+  }
+  return std::max(static_cast<uint32_t>(loads), 1u);
+}
+
+}  // namespace
+
 std::unique_ptr<UnitCache> UnitCache::Create(Disk* cow, cow::Codec* codec,
                                              uint32_t unit_bytes_max,
                                              uint32_t stored_bytes_max,
                                              uint32_t entries) {
   DMU_CHECK(entries >= 1 && unit_bytes_max >= 1);
-  MappedMemory memory =
-      MappedMemory::Map(size_t{entries} * unit_bytes_max +
-                        (codec != nullptr ? stored_bytes_max : 0));
+  const uint32_t loads = LoadCount(codec, stored_bytes_max, entries);
+  MappedMemory memory = MappedMemory::Map(
+      size_t{entries} * unit_bytes_max +
+      (codec != nullptr ? size_t{loads} * stored_bytes_max : 0));
   if (memory.empty()) return nullptr;
   std::unique_ptr<UnitCache> cache(
       new (std::nothrow) UnitCache(cow, codec, unit_bytes_max, stored_bytes_max,
-                                   entries, std::move(memory)));
+                                   entries, loads, std::move(memory)));
   if (cache == nullptr || cache->entries_ == nullptr) return nullptr;
   return cache;
 }
 
 UnitCache::UnitCache(Disk* cow, cow::Codec* codec, uint32_t unit_bytes_max,
                      uint32_t stored_bytes_max, uint32_t entries,
-                     MappedMemory memory)
+                     uint32_t loads, MappedMemory memory)
     : cow_(cow),
       codec_(codec),
       unit_bytes_max_(unit_bytes_max),
       stored_bytes_max_(stored_bytes_max),
       entry_count_(entries),
+      load_count_(loads),
       memory_(std::move(memory)),
       entries_(new (std::nothrow) Entry[entries]) {
-  op_.done.run = OnRead;
-  op_.done.context = this;
+  for (uint32_t i = 0; i < load_count_; ++i) {
+    Loading& load = loads_[i];
+    load.cache = this;
+    load.op.done.run = OnRead;
+    load.op.done.context = &load;
+    if (codec != nullptr) {
+      load.stored = DataOf(entry_count_) + size_t{i} * stored_bytes_max;
+    }
+  }
 }
 
-UnitCache::~UnitCache() { DMU_CHECK(head_ == nullptr && !loading_); }
+UnitCache::~UnitCache() {
+  DMU_CHECK(head_ == nullptr);
+  for (const Loading& load : loads_) DMU_CHECK(!load.busy);
+}
 
 const uint8_t* UnitCache::Find(uint32_t key) {
   for (uint32_t i = 0; i < entry_count_; ++i) {
@@ -66,57 +93,86 @@ void UnitCache::Load(uint32_t key, const Source& source, Waiter* waiter) {
   waiter->next = nullptr;
   (tail_ != nullptr ? tail_->next : head_) = waiter;
   tail_ = waiter;
-  if (!loading_ && !delivering_) BeginLoad();
+  if (!delivering_) BeginLoads();
 }
 
-// Reads the head's unit into the entry that was not used for longest.
-void UnitCache::BeginLoad() {
-  DMU_CHECK(head_ != nullptr && !loading_);
-  loading_ = true;
-  victim_ = 0;
-  for (uint32_t i = 1; i < entry_count_; ++i) {
-    if (entries_[i].used < entries_[victim_].used) victim_ = i;
+bool UnitCache::IsLoading(uint32_t key) const {
+  for (uint32_t i = 0; i < load_count_; ++i) {
+    if (loads_[i].busy && loads_[i].key == key) return true;
   }
-  entries_[victim_].valid = false;
-  const Source& source = head_->source;
-  const bool raw = source.compression == cow::Compression::kNone;
-  op_.kind = DiskOp::Kind::kRead;
-  op_.offset = source.offset;
-  op_.length_bytes = source.stored_bytes;
-  op_.buffer = DataOf(raw ? victim_ : entry_count_);
-  cow_->Submit(&op_);
+  return false;
 }
 
-IoStatus UnitCache::DecodeLoaded() {
-  const Source& source = head_->source;
-  const bool raw = source.compression == cow::Compression::kNone;
-  return cow::DecodeUnit(
-      codec_, source.compression, source.has_check ? &source.check : nullptr,
-      {DataOf(raw ? victim_ : entry_count_), source.stored_bytes},
-      {DataOf(victim_), source.unit_bytes});
+UnitCache::Loading* UnitCache::FreeLoad() {
+  for (uint32_t i = 0; i < load_count_; ++i) {
+    if (!loads_[i].busy) return &loads_[i];
+  }
+  return nullptr;
+}
+
+uint32_t UnitCache::Victim() const {
+  uint32_t victim = entry_count_;
+  for (uint32_t i = 0; i < entry_count_; ++i) {
+    if (entries_[i].loading) continue;
+    if (victim == entry_count_ || entries_[i].used < entries_[victim].used) {
+      victim = i;
+    }
+  }
+  DMU_CHECK(victim < entry_count_);
+  return victim;
+}
+
+void UnitCache::BeginLoads() {
+  for (const Waiter* waiter = head_; waiter != nullptr; waiter = waiter->next) {
+    if (IsLoading(waiter->key)) continue;
+    Loading* load = FreeLoad();
+    if (load == nullptr) return;
+    Begin(load, *waiter);
+  }
+}
+
+void UnitCache::Begin(Loading* load, const Waiter& waiter) {
+  load->busy = true;
+  load->key = waiter.key;
+  load->source = waiter.source;
+  load->entry = Victim();
+  entries_[load->entry].valid = false;
+  entries_[load->entry].loading = true;
+  const bool raw = load->source.compression == cow::Compression::kNone;
+  load->op.kind = DiskOp::Kind::kRead;
+  load->op.offset = load->source.offset;
+  load->op.length_bytes = load->source.stored_bytes;
+  load->op.buffer = raw ? DataOf(load->entry) : load->stored;
+  cow_->Submit(&load->op);
+}
+
+IoStatus UnitCache::Decode(const Loading& load) {
+  const Source& source = load.source;
+  return cow::DecodeUnit(codec_, source.compression,
+                         source.has_check ? &source.check : nullptr,
+                         {load.op.buffer, source.stored_bytes},
+                         {DataOf(load.entry), source.unit_bytes});
 }
 
 void UnitCache::OnRead(void* context) {
-  auto* self = static_cast<UnitCache*>(context);
-  DMU_CHECK(self->loading_ && self->head_ != nullptr);
-  const uint32_t key = self->head_->key;
-  IoStatus status = self->op_.status;
+  auto* load = static_cast<Loading*>(context);
+  UnitCache* self = load->cache;
+  DMU_CHECK(load->busy);
+  IoStatus status = load->op.status;
   if (status != IoStatus::kOk) {
-    self->cause_ = self->op_.cause;
+    self->cause_ = load->op.cause;
   } else {
-    status = self->DecodeLoaded();
-    self->cause_ = {.where = self->cow_->name(), .offset = self->op_.offset};
+    status = self->Decode(*load);
+    self->cause_ = {.where = self->cow_->name(), .offset = load->op.offset};
   }
-  self->loading_ = false;
-  if (status == IoStatus::kOk) {
-    Entry& entry = self->entries_[self->victim_];
-    entry.key = key;
-    entry.valid = true;
-    entry.used = ++self->clock_;
-  }
-  self->Deliver(
-      key, status,
-      status == IoStatus::kOk ? self->DataOf(self->victim_) : nullptr);
+  load->busy = false;
+  Entry& entry = self->entries_[load->entry];
+  entry.loading = false;
+  entry.key = load->key;
+  entry.valid = status == IoStatus::kOk;
+  entry.used = entry.valid ? ++self->clock_ : 0;
+  self->Deliver(entry.key, status,
+                entry.valid ? self->DataOf(load->entry) : nullptr);
   self->Advance();
 }
 
@@ -146,15 +202,17 @@ void UnitCache::Deliver(uint32_t key, IoStatus status, const uint8_t* data) {
   delivering_ = false;
 }
 
+// Who began to wait during a delivery may wait for what is there by now.
 void UnitCache::Advance() {
-  while (head_ != nullptr) {
-    const uint8_t* data = Find(head_->key);
-    if (data == nullptr) {
-      BeginLoad();
-      return;
-    }
-    Deliver(head_->key, IoStatus::kOk, data);
+  for (Waiter* waiter = head_; waiter != nullptr;) {
+    const uint32_t key = waiter->key;
+    const uint8_t* data = Find(key);
+    waiter = waiter->next;
+    if (data == nullptr) continue;
+    Deliver(key, IoStatus::kOk, data);
+    waiter = head_;
   }
+  BeginLoads();
 }
 
 }  // namespace dmu
