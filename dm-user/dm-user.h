@@ -496,8 +496,9 @@ struct dmu_request *dmu_copy_begin(struct dmu_control *ctl,
 void dmu_copy_end(struct dmu_control *ctl, struct dmu_request *req);
 void dmu_transfer_at(struct dmu_transfer *xfer, struct dmu_request *req,
 		     u32 offset_bytes);
-void dmu_transfer_advance(struct dmu_transfer *xfer, struct dmu_request *req,
-			  u32 bytes);
+struct bio *dmu_transfer_advance(struct dmu_transfer *xfer,
+				 struct dmu_request *req, struct bio *bio,
+				 u32 bytes);
 unsigned int __dmu_give_back(struct dmu_channel *chan, struct list_head *done);
 unsigned int __dmu_requeue_held(struct dmu_control *ctl);
 bool dmu_request_modifies(struct dmu_request *req);

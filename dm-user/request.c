@@ -404,16 +404,21 @@ void dmu_transfer_at(struct dmu_transfer *xfer, struct dmu_request *req,
  * dmu_transfer_advance() - Some bytes of one segment have passed
  * @xfer: side of a channel
  * @req: its request, kept
+ * @bio: the bio it stands in
  * @bytes: how many, no more than were left in the segment
+ *
+ * Return: the bio it stands in now.
  */
-void dmu_transfer_advance(struct dmu_transfer *xfer, struct dmu_request *req,
-			  u32 bytes)
+struct bio *dmu_transfer_advance(struct dmu_transfer *xfer,
+				 struct dmu_request *req, struct bio *bio,
+				 u32 bytes)
 {
-	bio_advance_iter_single(dmu_request_bio(xfer->part), &xfer->iter, bytes);
+	bio_advance_iter_single(bio, &xfer->iter, bytes);
 	xfer->left -= bytes;
 	if (xfer->iter.bi_size || !xfer->left)
-		return;
+		return bio;
 	dmu_transfer_next(xfer, req);
+	return dmu_request_bio(xfer->part);
 }
 
 /**

@@ -26,7 +26,7 @@
 /**
  * dmu_copy_some() - Copy as far as that goes without a page fault
  * @req: request, kept by dmu_copy_begin()
- * @xfer: where in its bios to go on; moved on
+ * @xfer: where in its bios to go on, with bytes left; moved on
  * @iter: the daemon's memory
  * @out: true towards the daemon
  *
@@ -35,12 +35,13 @@
 size_t dmu_copy_some(struct dmu_request *req, struct dmu_transfer *xfer,
 		     struct iov_iter *iter, bool out)
 {
+	/* Not for each page: that is a call into the device-mapper. */
+	struct bio *bio = dmu_request_bio(xfer->part);
 	size_t total = 0;
 
 	pagefault_disable();
 	while (xfer->left && iov_iter_count(iter) && total < DMU_COPY_BYTES_MAX) {
-		struct bio_vec bv = bio_iter_iovec(dmu_request_bio(xfer->part),
-						   xfer->iter);
+		struct bio_vec bv = bio_iter_iovec(bio, xfer->iter);
 		size_t want = min_t(size_t, bv.bv_len, iov_iter_count(iter));
 		size_t copied;
 
@@ -50,7 +51,7 @@ size_t dmu_copy_some(struct dmu_request *req, struct dmu_transfer *xfer,
 			copied = copy_page_from_iter(bv.bv_page, bv.bv_offset, want, iter);
 			flush_dcache_page(bv.bv_page);
 		}
-		dmu_transfer_advance(xfer, req, copied);
+		bio = dmu_transfer_advance(xfer, req, bio, copied);
 		total += copied;
 		if (copied < want)
 			break;

@@ -20,6 +20,7 @@ namespace {
 constexpr uint64_t kWhole = BufferPool::kBufferBytes;
 constexpr uint64_t kPiece = BufferPool::kPieceBytes;
 constexpr uint32_t kPieces = kWhole / kPiece;
+constexpr uint64_t kRun = BufferPool::kRunBytesMax;
 
 void Count(void* context) { ++*static_cast<int*>(context); }
 
@@ -159,6 +160,78 @@ TEST(BufferPoolTest, TheFirstThatCanIsTold) {
   taker.ReleaseAll();
 }
 
+TEST(BufferPoolTest, LongOnesGetSeveralInARow) {
+  auto pool = BufferPool::Create(16);
+  PoolTaker taker(pool.get());
+  uint64_t got_bytes = 0;
+  uint8_t* run = taker.AcquireRun(kRun + 512, &got_bytes);
+  ASSERT_NE(run, nullptr);
+  EXPECT_EQ(got_bytes, kRun);
+  EXPECT_EQ(pool->in_use(), kRun / kWhole);
+  memset(run, 1, kRun);
+  uint8_t* shorter = taker.AcquireRun(kWhole + 512, &got_bytes);
+  EXPECT_EQ(got_bytes, kWhole + 512);
+  EXPECT_EQ(shorter, run + kRun) << "the lowest that is free";
+  EXPECT_EQ(pool->in_use(), kRun / kWhole + 2);
+  uint8_t* piece = taker.AcquireRun(512, &got_bytes);
+  EXPECT_EQ(got_bytes, 512u);
+  EXPECT_EQ(piece, shorter + 2 * kWhole);
+  taker.Release(run);
+  EXPECT_EQ(pool->in_use(), 3u);
+  taker.ReleaseAll();
+  EXPECT_EQ(pool->in_use(), 0u);
+}
+
+// Of what is free, half stays for others; then one is what there is.
+TEST(BufferPoolTest, RunsAreForPlenty) {
+  auto pool = BufferPool::Create(8);
+  PoolTaker taker(pool.get());
+  uint64_t got_bytes = 0;
+  taker.AcquireRun(kRun, &got_bytes);
+  EXPECT_EQ(got_bytes, kRun);
+  taker.AcquireRun(kRun, &got_bytes);
+  EXPECT_EQ(got_bytes, 2 * kWhole);
+  taker.AcquireRun(kRun, &got_bytes);
+  EXPECT_EQ(got_bytes, kWhole);
+  taker.AcquireRun(kRun, &got_bytes);
+  EXPECT_EQ(got_bytes, kWhole);
+  EXPECT_EQ(taker.AcquireRun(kRun, &got_bytes), nullptr);
+  EXPECT_EQ(got_bytes, kWhole) << "what to wait for";
+  taker.ReleaseAll();
+}
+
+TEST(BufferPoolTest, ARunIsNoMoreThanIsLeftForOthers) {
+  auto pool = BufferPool::Create(32);
+  BufferPool::Share stuck;
+  uint64_t got_bytes = 0, all_bytes = 0;
+  std::vector<uint8_t*> held;
+  while (uint8_t* buffer = pool->AcquireRun(kRun, &stuck, &got_bytes)) {
+    held.push_back(buffer);
+    all_bytes += got_bytes;
+    ASSERT_EQ(stuck.bytes, all_bytes);
+  }
+  EXPECT_LE(all_bytes, 17 * kWhole);
+  EXPECT_GE(all_bytes, 16 * kWhole);
+  for (uint8_t* buffer : held) pool->Release(buffer, &stuck);
+  EXPECT_EQ(stuck.bytes, 0u);
+}
+
+// Free ones with others between them are no run.
+TEST(BufferPoolTest, NoRunWhereNoneIsWhole) {
+  auto pool = BufferPool::Create(16);
+  PoolTaker taker(pool.get());
+  std::vector<uint8_t*> buffers;
+  for (int i = 0; i < 16; ++i) buffers.push_back(taker.Acquire(kWhole));
+  for (size_t i = 0; i < 16; i += 2) taker.Release(buffers[i]);
+  uint64_t got_bytes = 0;
+  ASSERT_NE(taker.AcquireRun(kRun, &got_bytes), nullptr);
+  EXPECT_EQ(got_bytes, kWhole);
+  taker.Release(buffers[5]);  // 4, 5 and 6 now
+  taker.AcquireRun(kRun, &got_bytes);
+  EXPECT_EQ(got_bytes, 3 * kWhole);
+  taker.ReleaseAll();
+}
+
 // What each holds is its own, in any order of coming and going.
 TEST(BufferPoolTest, NothingOverlaps) {
   struct Held {
@@ -166,15 +239,15 @@ TEST(BufferPoolTest, NothingOverlaps) {
     uint64_t bytes;
     uint8_t mark;
   };
-  auto pool = BufferPool::Create(8);
+  auto pool = BufferPool::Create(12);
   PoolTaker taker(pool.get());
   std::mt19937 random(4711);
   std::vector<Held> held;
   for (int step = 0; step < 20'000; ++step) {
     if (random() % 100 < 55) {
-      const uint64_t bytes =
-          random() % 4 == 0 ? 1 + random() % kWhole : 1 + random() % kPiece;
-      uint8_t* buffer = taker.Acquire(bytes);
+      const uint64_t most[] = {kPiece, kPiece, kPiece, kWhole, kRun};
+      uint64_t bytes = 1 + random() % most[random() % 5];
+      uint8_t* buffer = taker.AcquireRun(bytes, &bytes);
       if (buffer == nullptr) continue;
       held.push_back({buffer, bytes, static_cast<uint8_t>(step)});
       memset(buffer, held.back().mark, bytes);
@@ -190,7 +263,7 @@ TEST(BufferPoolTest, NothingOverlaps) {
   for (const Held& one : held) taker.Release(one.buffer);
   EXPECT_EQ(pool->in_use(), 0u);
   std::vector<uint8_t*> all;
-  for (int i = 0; i < 8; ++i) all.push_back(taker.Acquire(kWhole));
+  for (int i = 0; i < 12; ++i) all.push_back(taker.Acquire(kWhole));
   EXPECT_EQ(std::count(all.begin(), all.end(), nullptr), 0);
   taker.ReleaseAll();
 }

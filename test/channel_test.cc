@@ -355,31 +355,53 @@ TEST_P(ChannelTest, ManyAnswersTogether) {
   }
 }
 
+// How long requests are carried with so many buffers.
+struct Segments {
+  uint32_t buffers;
+  uint64_t bytes;
+};
+constexpr Segments kSegments[] = {{2, BufferPool::kBufferBytes},
+                                  {16, BufferPool::kRunBytesMax}};
+
 // A long read fails after its success header has left: the channel opens anew,
 // the kernel gives everything again, and that one request is refused.
 TEST_P(ChannelTest, LateReadErrorRefusesTheWholeRequest) {
-  ScriptedBackend* backend = ServeScripted();
-  backend->fail_offset = 3 * BufferPool::kBufferBytes + 100;
-  const uint64_t bad =
-      kernel_.Send(DM_USER_REQ_MAP_READ, 0, 5 * BufferPool::kBufferBytes);
-  const uint64_t good = kernel_.Send(DM_USER_REQ_MAP_READ, 0, 4096);
-  EXPECT_EQ(Answer(bad).type, DM_USER_RESP_ERROR);
-  EXPECT_EQ(Answer(good).type, DM_USER_RESP_SUCCESS);
-  EXPECT_EQ(kernel_.opens(), 2);
+  for (const Segments& segments : kSegments) {
+    ScriptedBackend* backend = ServeScripted(segments.buffers);
+    const int opens_before = kernel_.opens();
+    backend->fail_offset = 3 * segments.bytes + 100;
+    const uint64_t bad =
+        kernel_.Send(DM_USER_REQ_MAP_READ, 0, 5 * segments.bytes);
+    const uint64_t good = kernel_.Send(DM_USER_REQ_MAP_READ, 0, 4096);
+    EXPECT_EQ(Answer(bad).type, DM_USER_RESP_ERROR);
+    EXPECT_EQ(Answer(good).type, DM_USER_RESP_SUCCESS);
+    EXPECT_EQ(kernel_.opens(), opens_before + 1);
+    StopDevice();
+    stopped_ = false;
+    device_.reset();
+  }
+  stopped_ = true;
 }
 
 TEST_P(ChannelTest, WriteErrorInTheMiddleReadsThePayloadAway) {
-  ScriptedBackend* backend = ServeScripted();
-  const uint64_t bytes = 5 * BufferPool::kBufferBytes + 512;
-  for (uint64_t segment = 0; segment < 6; ++segment) {
-    backend->fail_offset = segment * BufferPool::kBufferBytes;
-    const uint64_t bad = kernel_.Send(DM_USER_REQ_MAP_WRITE, 0, bytes,
-                                      std::vector<uint8_t>(bytes, 1));
-    const uint64_t good = kernel_.Send(DM_USER_REQ_MAP_READ, 4096, 512);
-    EXPECT_EQ(Answer(bad).type, DM_USER_RESP_ERROR) << segment;
-    EXPECT_EQ(Answer(good).type, DM_USER_RESP_SUCCESS) << segment;
+  for (const Segments& segments : kSegments) {
+    ScriptedBackend* backend = ServeScripted(segments.buffers);
+    const int opens_before = kernel_.opens();
+    const uint64_t bytes = 5 * segments.bytes + 512;
+    for (uint64_t segment = 0; segment < 6; ++segment) {
+      backend->fail_offset = segment * segments.bytes;
+      const uint64_t bad = kernel_.Send(DM_USER_REQ_MAP_WRITE, 0, bytes,
+                                        std::vector<uint8_t>(bytes, 1));
+      const uint64_t good = kernel_.Send(DM_USER_REQ_MAP_READ, 4096, 512);
+      EXPECT_EQ(Answer(bad).type, DM_USER_RESP_ERROR) << segment;
+      EXPECT_EQ(Answer(good).type, DM_USER_RESP_SUCCESS) << segment;
+    }
+    EXPECT_EQ(kernel_.opens(), opens_before);
+    StopDevice();
+    stopped_ = false;
+    device_.reset();
   }
-  EXPECT_EQ(kernel_.opens(), 1);
+  stopped_ = true;
 }
 
 // The kernel may give a write again as soon as the file is closed, so Stop

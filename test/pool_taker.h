@@ -23,6 +23,12 @@ class PoolTaker {
     if (buffer != nullptr) shares_[buffer] = std::move(share);
     return buffer;
   }
+  uint8_t* AcquireRun(uint64_t bytes, uint64_t* got_bytes) {
+    auto share = std::make_unique<BufferPool::Share>();
+    uint8_t* buffer = pool_->AcquireRun(bytes, share.get(), got_bytes);
+    if (buffer != nullptr) shares_[buffer] = std::move(share);
+    return buffer;
+  }
   void Release(uint8_t* buffer) {
     const auto at = shares_.find(buffer);
     pool_->Release(buffer, at->second.get());

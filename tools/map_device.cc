@@ -181,7 +181,9 @@ absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
   device.read_only = IsReadOnly(attach);
   device.orphan_ms = orphan_ms;
   // What the daemon carries in one piece.
-  device.max_io_sectors = BufferPool::kBufferBytes / kSectorBytes;
+  device.max_io_sectors = (attach.has_file() ? BufferPool::kRunBytesMax
+                                             : BufferPool::kBufferBytes) /
+                          kSectorBytes;
   device.discard = !device.read_only;
   if (attach.has_file()) {
     device.logical_block_bytes = BlockBytes(attach.file().path());

@@ -27,22 +27,23 @@ std::unique_ptr<BufferPool> BufferPool::Create(uint32_t count) {
 }
 
 BufferPool::BufferPool(uint8_t* memory, uint32_t count)
-    : memory_(memory), count_(count), pieces_(count) {
+    : memory_(memory),
+      count_(count),
+      free_(count, true),
+      free_count_(count),
+      run_(count),
+      pieces_(count) {
   static_assert(kPieces == 8 * sizeof(pieces_[0]));
-  free_.reserve(count);
   partial_.reserve(count);
-  // Handed out from the back, lowest first: a quiet daemon keeps using the same
-  // few buffers and touches no others.
-  for (uint32_t i = count; i > 0; --i) free_.push_back(i - 1);
 }
 
 BufferPool::~BufferPool() {
-  DMU_CHECK(free_.size() == count_);
+  DMU_CHECK(free_count_ == count_);
   munmap(memory_, size_t{count_} * kBufferBytes);
 }
 
 bool BufferPool::CanAcquire(uint64_t bytes, const Share& share) const {
-  uint64_t left_bytes = uint64_t{free_.size()} * kBufferBytes;
+  uint64_t left_bytes = uint64_t{free_count_} * kBufferBytes;
   if (FitsPiece(bytes)) left_bytes += uint64_t{pieces_free_} * kPieceBytes;
   return left_bytes > 0 && share.bytes <= left_bytes;
 }
@@ -63,16 +64,65 @@ uint8_t* BufferPool::Acquire(uint64_t bytes, Share* share) {
   return buffer;
 }
 
-// Its index. There is one.
-uint32_t BufferPool::AcquireWhole() {
-  DMU_CHECK(!free_.empty());
-  const uint32_t i = free_.back();
-  free_.pop_back();
+uint8_t* BufferPool::AcquireRun(uint64_t bytes, Share* share,
+                                uint64_t* got_bytes) {
+  const uint64_t wanted =
+      (std::min<uint64_t>(bytes, kRunBytesMax) + kBufferBytes - 1) /
+      kBufferBytes;
+  // As much again stays for others.
+  const uint64_t most = std::min<uint64_t>(wanted, free_count_ / 2);
+  for (auto buffers = static_cast<uint32_t>(most); buffers > 1; --buffers) {
+    const uint64_t run_bytes = uint64_t{buffers} * kBufferBytes;
+    const uint64_t left_bytes = uint64_t{free_count_} * kBufferBytes;
+    if (share->bytes + run_bytes > left_bytes) continue;
+    const uint32_t first = FindRun(buffers);
+    if (first == count_) continue;
+    Take(first, buffers);
+    share->bytes += run_bytes;
+    *got_bytes = std::min(bytes, run_bytes);
+    if (waiters_head_ != nullptr) PassOn();
+    return memory_ + size_t{first} * kBufferBytes;
+  }
+  *got_bytes = std::min<uint64_t>(bytes, kBufferBytes);
+  return Acquire(*got_bytes, share);
+}
+
+// Lowest first: a quiet daemon keeps using the same few buffers and touches no
+// others.
+uint32_t BufferPool::FindRun(uint32_t buffers) const {
+  uint32_t in_row = 0;
+  for (uint32_t i = 0; i < count_; ++i) {
+    in_row = free_[i] ? in_row + 1 : 0;
+    if (in_row == buffers) return i + 1 - buffers;
+  }
+  return count_;
+}
+
+void BufferPool::Take(uint32_t first, uint32_t buffers) {
+  for (uint32_t i = first; i < first + buffers; ++i) free_[i] = false;
+  free_count_ -= buffers;
+  run_[first] = static_cast<uint8_t>(buffers);
   if (in_use() > peak_) peak_ = in_use();
   if (burst_ != nullptr && in_use() > few_) {
     Task* burst = std::exchange(burst_, nullptr);
     burst->run(burst->context);
   }
+}
+
+void BufferPool::Free(uint32_t first, uint32_t buffers) {
+  for (uint32_t i = first; i < first + buffers; ++i) {
+    DMU_CHECK(!free_[i]);
+    free_[i] = true;
+  }
+  free_count_ += buffers;
+  run_[first] = 0;
+}
+
+// Its index. There is one.
+uint32_t BufferPool::AcquireWhole() {
+  const uint32_t i = FindRun(1);
+  DMU_CHECK(i < count_);
+  Take(i, 1);
   return i;
 }
 
@@ -96,15 +146,15 @@ void BufferPool::Release(uint8_t* buffer, Share* share) {
   DMU_CHECK(distance % kPieceBytes == 0);
   DMU_CHECK(distance / kBufferBytes < count_);
   const auto i = static_cast<uint32_t>(distance / kBufferBytes);
-  const uint64_t bytes = pieces_[i] != 0 ? kPieceBytes : kBufferBytes;
-  DMU_CHECK(share->bytes >= bytes);
+  const uint64_t bytes =
+      pieces_[i] != 0 ? kPieceBytes : uint64_t{run_[i]} * kBufferBytes;
+  DMU_CHECK(bytes > 0 && share->bytes >= bytes);
   share->bytes -= bytes;
   if (pieces_[i] != 0) {
     ReleasePiece(i, distance % kBufferBytes / kPieceBytes);
   } else {
     DMU_CHECK(distance % kBufferBytes == 0);
-    DMU_CHECK(free_.size() < count_);
-    free_.push_back(i);
+    Free(i, run_[i]);
   }
   PassOn();
 }
@@ -119,7 +169,7 @@ void BufferPool::ReleasePiece(uint32_t i, uint32_t piece) {
   partial_.erase(std::find(partial_.begin(), partial_.end(), i));
   pieces_free_ -= kPieces;
   --cut_;
-  free_.push_back(i);
+  Free(i, 1);
 }
 
 void BufferPool::PassOn() {
@@ -172,7 +222,8 @@ void BufferPool::TellOfBurst(uint32_t few, Task* burst) {
 uint32_t BufferPool::TakePeak() { return std::exchange(peak_, in_use()); }
 
 void BufferPool::Trim() {
-  for (uint32_t i : free_) {
+  for (uint32_t i = 0; i < count_; ++i) {
+    if (!free_[i]) continue;
     madvise(memory_ + size_t{i} * kBufferBytes, kBufferBytes, MADV_DONTNEED);
   }
 }

@@ -14,6 +14,9 @@
 // small requests at a time is not to need megabytes for them. At most half of
 // the buffers are cut into pieces, so that small requests, however many, never
 // keep long ones out for good.
+//
+// What is longer than a buffer gets several in a row, while there is plenty: a
+// megabyte in four parts costs less than in sixteen. When there is not, one.
 #ifndef DAEMON_BASE_BUFFER_POOL_H_
 #define DAEMON_BASE_BUFFER_POOL_H_
 
@@ -28,9 +31,11 @@ namespace dmu {
 
 class BufferPool {
  public:
-  // One payload: what `dmuserctl map` asks the kernel to cut requests to. A
-  // longer request is carried in pieces of this size.
+  // What there is for any request; a longer one is carried in parts. A snapshot
+  // asks the kernel to cut requests to this.
   static constexpr uint32_t kBufferBytes = 64 * 1024;
+  // The most in a row; what a file or disk asks the kernel to cut requests to.
+  static constexpr uint32_t kRunBytesMax = 4 * kBufferBytes;
   // The commonest request; and a page, which O_DIRECT and Trim are content
   // with.
   static constexpr uint32_t kPieceBytes = 4096;
@@ -56,6 +61,9 @@ class BufferPool {
   // At least `bytes`, of at most kBufferBytes, page aligned; nullptr when there
   // is none, or none for this share.
   uint8_t* Acquire(uint64_t bytes, Share* share);
+  // As Acquire, for any number of bytes: *got_bytes says how many there is room
+  // for, which may be fewer; not fewer than Acquire gives.
+  uint8_t* AcquireRun(uint64_t bytes, Share* share, uint64_t* got_bytes);
   // Gives it back and runs the longest waiting task that can get what it waits
   // for, if there is one.
   void Release(uint8_t* buffer, Share* share);
@@ -70,9 +78,7 @@ class BufferPool {
 
   uint32_t count() const { return count_; }
   // With a piece in use, or whole.
-  uint32_t in_use() const {
-    return count_ - static_cast<uint32_t>(free_.size());
-  }
+  uint32_t in_use() const { return count_ - free_count_; }
   // Runs `burst` once, from inside Acquire, when more than `few` are in use;
   // nullptr takes it back.
   void TellOfBurst(uint32_t few, Task* burst);
@@ -89,13 +95,20 @@ class BufferPool {
   bool FitsPiece(uint64_t bytes) const {
     return bytes <= kPieceBytes && (!partial_.empty() || cut_ < count_ / 2);
   }
+  // The first of `buffers` free ones in a row; count_ when there are none.
+  uint32_t FindRun(uint32_t buffers) const;
+  void Take(uint32_t first, uint32_t buffers);
+  void Free(uint32_t first, uint32_t buffers);
   uint32_t AcquireWhole();
   uint8_t* AcquirePiece();
   void ReleasePiece(uint32_t i, uint32_t piece);
 
   uint8_t* const memory_;
   const uint32_t count_;
-  std::vector<uint32_t> free_;  // indexes; capacity taken at start
+  std::vector<bool> free_;
+  uint32_t free_count_;
+  // Of the buffer a run begins with, how many it has; else 0.
+  std::vector<uint8_t> run_;
   // Of each buffer the pieces in use; 0: it is not cut.
   std::vector<uint16_t> pieces_;
   // Cut buffers with pieces to be had; capacity taken at start.

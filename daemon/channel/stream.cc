@@ -260,19 +260,20 @@ StreamChannel::Step StreamChannel::TakeHeader() {
   const bool wants_buffer =
       header.type == DM_USER_REQ_MAP_READ || wire::CarriesPayload(header);
   uint8_t* buffer = nullptr;
+  uint64_t buffer_bytes = 0;
   if (wants_buffer) {
     // What is longer goes through it in segments.
-    const auto bytes = std::min<uint64_t>(header.len, BufferPool::kBufferBytes);
-    buffer = pool_->Acquire(bytes, &share_);
+    buffer = pool_->AcquireRun(header.len, &share_, &buffer_bytes);
     if (buffer == nullptr) {
       input_ = Input::kNoMemory;
-      pool_->Wait(&buffer_wait_, bytes, &share_);
+      pool_->Wait(&buffer_wait_, buffer_bytes, &share_);
       return Step::kWait;
     }
   }
   free_slots_ = slot->next;
   slot->next = nullptr;
   slot->buffer = buffer;
+  slot->buffer_bytes = buffer_bytes;
   input_ = Input::kHeader;
   input_bytes_ = 0;
   BeginRequest(slot, header);
@@ -305,7 +306,7 @@ void StreamChannel::BeginRequest(Slot* slot, const dm_user_message& header) {
 StreamChannel::Step StreamChannel::ReadPayload() {
   Slot* slot = input_slot_;
   const uint64_t left = slot->total_bytes - slot->done_bytes;
-  const size_t segment = std::min<uint64_t>(left, BufferPool::kBufferBytes);
+  const size_t segment = std::min(left, slot->buffer_bytes);
   const ssize_t got =
       ReadSome(slot->buffer + input_bytes_, segment - input_bytes_);
   if (got < 0) return Step::kClosed;
@@ -325,8 +326,8 @@ StreamChannel::Step StreamChannel::ReadPayload() {
 
 StreamChannel::Step StreamChannel::DrainPayload() {
   Slot* slot = input_slot_;
-  const ssize_t got = ReadSome(
-      slot->buffer, std::min<uint64_t>(drain_bytes_, BufferPool::kBufferBytes));
+  const ssize_t got =
+      ReadSome(slot->buffer, std::min(drain_bytes_, slot->buffer_bytes));
   if (got < 0) return Step::kClosed;
   if (got == 0) return Step::kWait;
   drain_bytes_ -= static_cast<uint64_t>(got);
@@ -342,8 +343,7 @@ void StreamChannel::SubmitSegment(Slot* slot) {
   const uint64_t left = slot->total_bytes - slot->done_bytes;
   const bool data =
       request.op == Request::Op::kRead || request.op == Request::Op::kWrite;
-  const uint64_t length =
-      data ? std::min<uint64_t>(left, BufferPool::kBufferBytes) : left;
+  const uint64_t length = data ? std::min(left, slot->buffer_bytes) : left;
   slot->segment_bytes = data ? static_cast<uint32_t>(length) : 0;
   request.sector = slot->first_sector + slot->done_bytes / kSectorBytes;
   request.length_bytes = length;

@@ -5,8 +5,8 @@
 // Works on any file that speaks the wire format and can be polled: the misc
 // node of the target, or one end of a socket pair in a test.
 //
-// A request longer than a pool buffer is carried in segments of one buffer,
-// one after the other, through a single slot:
+// A request longer than the memory it gets (BufferPool::AcquireRun) is carried
+// in segments of that size, one after the other, through a single slot:
 //  - a write's segments are submitted as their payload arrives; the reply comes
 //    after the last. While one is with the back end the input is not read,
 //    because what follows on it is the rest of this payload.
@@ -69,6 +69,7 @@ class StreamChannel : public Channel, private BatchCall::User {
     Request request;
     StreamChannel* channel = nullptr;
     uint8_t* buffer = nullptr;
+    uint64_t buffer_bytes = 0;  // of it that are used
     uint64_t seq = 0;
     uint64_t first_sector = 0;
     uint64_t total_bytes = 0;  // of the whole request
