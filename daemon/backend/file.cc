@@ -10,20 +10,21 @@ FileBackend::FileBackend(std::unique_ptr<Disk> disk, bool read_only, Loop* loop)
       read_only_(read_only),
       depth_(disk_->depth()),
       loop_(loop),
-      runs_(new Run[depth_]) {
-  // Handed out lowest first: a quiet device keeps to a few of them.
-  for (uint32_t i = depth_; i > 0; --i) {
-    Run& run = runs_[i - 1];
-    run.backend = this;
-    run.op.done.run = OnDone;
-    run.op.done.context = &run;
-    run.next = free_runs_;
-    free_runs_ = &run;
-  }
-}
+      runs_(depth_) {}
 
 FileBackend::~FileBackend() {
   DMU_CHECK(running_ == 0 && waiting_head_ == nullptr);
+}
+
+bool FileBackend::HasRun() {
+  if (free_runs_ != nullptr) return true;
+  Run* run = runs_.Grow();
+  if (run == nullptr) return false;
+  run->backend = this;
+  run->op.done.run = OnDone;
+  run->op.done.context = run;
+  free_runs_ = run;
+  return true;
 }
 
 Geometry FileBackend::geometry() const {
@@ -40,7 +41,8 @@ void FileBackend::Submit(Request* request) {
     request->Complete(IoStatus::kUnsupported);
     return;
   }
-  if (Run* run = free_runs_) {
+  if (HasRun()) {
+    Run* run = free_runs_;
     free_runs_ = run->next;
     Begin(run, request);
     return;

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "daemon/base/grown_array.h"
 #include "daemon/block/backend.h"
 #include "daemon/io/disk.h"
 #include "daemon/io/loop.h"
@@ -42,6 +43,8 @@ class FileBackend : public Backend {
 
   static void OnDone(void* context);
 
+  // Whether there is a free one; makes one if there may be more.
+  bool HasRun();
   void Begin(Run* run, Request* request);
   void Advance(Run* run);
   static void NextStage(Run* run);
@@ -53,7 +56,7 @@ class FileBackend : public Backend {
   const bool read_only_;
   const uint32_t depth_;
   Loop* const loop_;
-  const std::unique_ptr<Run[]> runs_;
+  GrownArray<Run> runs_;
   Run* free_runs_ = nullptr;
   uint32_t running_ = 0;
   Request* waiting_head_ = nullptr;

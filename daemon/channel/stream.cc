@@ -30,21 +30,11 @@ StreamChannel::StreamChannel(UniqueFd fd, Options options, Loop* loop,
       options_(options),
       loop_(loop),
       pool_(pool),
-      slots_(new Slot[options.slots]),
+      slots_(options.slots),
       buffer_wait_(OnBuffer, this),
       retry_task_(OnRetry, this),
       ahead_task_(OnAhead, this),
       flush_task_(OnFlush, this) {
-  for (uint32_t i = 0; i < options.slots; ++i) {
-    Slot& slot = slots_[i];
-    slot.channel = this;
-    slot.request.channel_data = &slot;
-    slot.request.on_complete = OnComplete;
-    slot.continue_task.run = OnContinue;
-    slot.continue_task.context = &slot;
-    slot.next = free_slots_;
-    free_slots_ = &slot;
-  }
   watch_.ready = OnReady;
   watch_.context = this;
 }
@@ -252,11 +242,11 @@ StreamChannel::Step StreamChannel::TakeHeader() {
     Close(RequestSink::CloseReason::kProtocolError);
     return Step::kClosed;
   }
-  Slot* slot = free_slots_;
-  if (slot == nullptr) {
+  if (!HasSlot()) {
     input_ = Input::kNoMemory;  // FreeSlot goes on
     return Step::kWait;
   }
+  Slot* slot = free_slots_;
   const bool wants_buffer =
       header.type == DM_USER_REQ_MAP_READ || wire::CarriesPayload(header);
   uint8_t* buffer = nullptr;
@@ -570,6 +560,19 @@ void StreamChannel::FinishOutput(Slot* slot) {
   output_ready_ = output_head_ != nullptr;
   output_bytes_ = 0;
   FreeSlot(slot);
+}
+
+bool StreamChannel::HasSlot() {
+  if (free_slots_ != nullptr) return true;
+  Slot* slot = slots_.Grow();
+  if (slot == nullptr) return false;
+  slot->channel = this;
+  slot->request.channel_data = slot;
+  slot->request.on_complete = OnComplete;
+  slot->continue_task.run = OnContinue;
+  slot->continue_task.context = slot;
+  free_slots_ = slot;
+  return true;
 }
 
 void StreamChannel::FreeSlot(Slot* slot) {

@@ -31,9 +31,9 @@
 #define DAEMON_CHANNEL_STREAM_H_
 
 #include <cstdint>
-#include <memory>
 
 #include "daemon/base/buffer_pool.h"
+#include "daemon/base/grown_array.h"
 #include "daemon/block/channel.h"
 #include "daemon/channel/batch_call.h"
 #include "daemon/channel/wire.h"
@@ -147,6 +147,8 @@ class StreamChannel : public Channel, private BatchCall::User {
   void Advance(size_t* bytes);
   bool WriteFailed();
   void FinishOutput(Slot* slot);
+  // Whether there is a free one; makes one if there may be more.
+  bool HasSlot();
   void FreeSlot(Slot* slot);
   // Sees to it that whatever can go on is told of.
   void UpdateEvents();
@@ -165,7 +167,7 @@ class StreamChannel : public Channel, private BatchCall::User {
   Watch watch_;
   Phase phase_ = Phase::kIdle;
   bool watching_ = false;
-  std::unique_ptr<Slot[]> slots_;
+  GrownArray<Slot> slots_;
   Slot* free_slots_ = nullptr;
   uint32_t with_backend_ = 0;
   BufferPool::Share share_;

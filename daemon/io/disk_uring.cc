@@ -88,19 +88,9 @@ UringDisk::UringDisk(DiskFile file, Ring* ring, Flusher* flusher, Loop* loop)
       ring_(ring),
       flusher_(flusher),
       loop_(loop),
-      run_count_(file_.direct ? kDirectRuns : kRuns),
-      runs_(new Run[static_cast<size_t>(run_count_)]),
+      runs_(file_.direct ? kDirectRuns : kRuns),
       flush_(std::make_unique<Flush>()),
       dirty_bytes_max_(DirtyBytesMax()) {
-  // Handed out lowest first: a quiet disk keeps to a few of them.
-  for (int i = run_count_; i > 0; --i) {
-    Run& run = runs_[static_cast<size_t>(i - 1)];
-    run.prepare = Prepare;
-    run.done = OnDone;
-    run.disk = this;
-    run.next_run = free_runs_;
-    free_runs_ = &run;
-  }
   flush_->fd = file_.fd.get();
   flush_->done = OnFlushed;
   flush_->disk = this;
@@ -156,14 +146,13 @@ void UringDisk::Resume() {
   OpList all = std::exchange(waiting_, OpList());
   while (DiskOp* op = all.Pop()) {
     // It was not in the cache a moment ago.
-    const bool hopeless =
-        op->kind == DiskOp::Kind::kRead && free_runs_ == nullptr;
+    const bool hopeless = op->kind == DiskOp::Kind::kRead && !HasRun();
     if (hopeless || !Begin(op)) waiting_.Append(op);
   }
 }
 
 bool UringDisk::BeginDirect(DiskOp* op) {
-  if (free_runs_ == nullptr) return false;
+  if (!HasRun()) return false;
   StartRun(op, 0);
   return true;
 }
@@ -176,7 +165,7 @@ bool UringDisk::BeginRead(DiskOp* op) {
     Finish(op, error);
     return true;
   }
-  if (free_runs_ == nullptr || MeetsWaitingWrite(*op) || IsStuck()) {
+  if (!HasRun() || MeetsWaitingWrite(*op) || IsStuck()) {
     return false;
   }
   StartRun(op, done_bytes);
@@ -229,7 +218,7 @@ bool UringDisk::LacksPage(const DiskOp& write, uint64_t* offset) {
 bool UringDisk::BeginWrite(DiskOp* op) {
   if (cache_ == Cache::kPassed) return BeginDirect(op);
   if (cache_ == Cache::kOpaque) {
-    if (free_runs_ == nullptr || IsStuck()) return false;
+    if (!HasRun() || IsStuck()) return false;
     StartRun(op, 0);
     return true;
   }
@@ -239,7 +228,7 @@ bool UringDisk::BeginWrite(DiskOp* op) {
   if (cache_ == Cache::kAsks) {
     uint64_t page_offset = 0;
     if (LacksPage(*op, &page_offset)) {
-      if (free_runs_ == nullptr) return false;
+      if (!HasRun()) return false;
       StartPage(op, page_offset);
       return true;
     }
@@ -260,7 +249,7 @@ bool UringDisk::BeginRange(DiskOp* op) {
     Finish(op, 0);
     return true;
   }
-  if (range_under_way_ || free_runs_ == nullptr || waiting_.head != nullptr) {
+  if (range_under_way_ || !HasRun() || waiting_.head != nullptr) {
     return false;
   }
   range_under_way_ = true;
@@ -271,8 +260,7 @@ bool UringDisk::BeginRange(DiskOp* op) {
 bool UringDisk::IsStuck() const {
   if (running_ == 0) return false;
   const uint64_t now_us = loop_->NowUs();
-  for (const Run* at = runs_.get(); at != runs_.get() + run_count_; ++at) {
-    const Run& run = *at;
+  for (const Run& run : runs_) {
     if (run.op == nullptr || run.begun_us + kStuckUs > now_us) continue;
     if (run.op->kind == DiskOp::Kind::kRead ||
         run.op->kind == DiskOp::Kind::kWrite) {
@@ -284,8 +272,7 @@ bool UringDisk::IsStuck() const {
 
 bool UringDisk::MeetsRead(const DiskOp& write) const {
   if (running_ == 0) return false;
-  for (const Run* at = runs_.get(); at != runs_.get() + run_count_; ++at) {
-    const Run& run = *at;
+  for (const Run& run : runs_) {
     if (run.op == nullptr) continue;
     if (run.is_page) {
       if (Overlaps(write, run.page_offset, run.page_offset + kPageBytes)) {
@@ -330,6 +317,17 @@ void UringDisk::StartPage(DiskOp* op, uint64_t page_offset) {
   run->page_offset = page_offset;
   run->begun_us = loop_->NowUs();
   ring_->Submit(run);
+}
+
+bool UringDisk::HasRun() {
+  if (free_runs_ != nullptr) return true;
+  Run* run = runs_.Grow();
+  if (run == nullptr) return false;
+  run->prepare = Prepare;
+  run->done = OnDone;
+  run->disk = this;
+  free_runs_ = run;
+  return true;
 }
 
 void UringDisk::FreeRun(Run* run) {

@@ -43,6 +43,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "daemon/base/grown_array.h"
 #include "daemon/io/disk.h"
 #include "daemon/io/disk_open.h"
 #include "daemon/io/flusher.h"
@@ -67,7 +68,7 @@ class UringDisk : public Disk {
   const char* name() const override { return file_.path.c_str(); }
   uint64_t device_number() const override { return DeviceNumber(file_); }
   uint32_t depth() const override {
-    return file_.direct ? kDirectRuns : Disk::depth();
+    return file_.direct ? runs_.size() : Disk::depth();
   }
   bool direct_io() const override { return file_.direct; }
   void Submit(DiskOp* op) override;
@@ -78,9 +79,10 @@ class UringDisk : public Disk {
   void set_opaque() { cache_ = Cache::kOpaque; }
 
  private:
-  static constexpr int kRuns = 8;
-  // Past the cache: the depth of the usual hardware's queue.
-  static constexpr int kDirectRuns = 64;
+  static constexpr uint32_t kRuns = 8;
+  // Past the cache: what fio and data bases ask for, and hardware has queues
+  // for.
+  static constexpr uint32_t kDirectRuns = 128;
   static constexpr uint64_t kStuckUs = 100'000;
 
   // What the file can do.
@@ -138,6 +140,8 @@ class UringDisk : public Disk {
   void BeginFlush(DiskOp* op);
   void StartFlush();
   void Resume();
+  // Whether there is a free one; makes one if there may be more.
+  bool HasRun();
   // There is a free one.
   void StartRun(DiskOp* op, uint64_t done_bytes);
   void StartPage(DiskOp* op, uint64_t page_offset);
@@ -164,8 +168,7 @@ class UringDisk : public Disk {
   Cache cache_ = Cache::kAsks;
   Discard discard_ = Discard::kPunch;
 
-  const int run_count_;
-  const std::unique_ptr<Run[]> runs_;
+  GrownArray<Run> runs_;
   Run* free_runs_ = nullptr;
   int running_ = 0;
   bool range_under_way_ = false;

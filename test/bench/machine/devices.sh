@@ -112,6 +112,21 @@ down_daemon() {
   stop_daemon
 }
 
+# up_zero SECTORS: a target that has no work.
+up_zero() {
+  dmsetup create bench --table "0 $1 zero"
+  DEVICE=/dev/mapper/bench PIDS=()
+}
+down_zero() { dmsetup remove bench; }
+
+# up_null BYTES: dmuserd, without any storage.
+up_null() {
+  start_daemon --channel batch
+  dmuserctl map bench --quiet --null "$1"
+  DEVICE=/dev/mapper/bench PIDS=("$DAEMON_PID")
+}
+down_null() { down_daemon; }
+
 # up_redirect EXTENTS SECTORS: no daemon at all, hence none that could flush.
 up_redirect() {
   dmsetup create bench --table \

@@ -53,6 +53,19 @@ transport_rows() {
   row redirect redirect 16 "$(sectors_of "$BACKING")"
 }
 
+# What no server can do without: see the README. The device is of RAM_MIB, and full.
+least_rows() {
+  local sectors COUNTING=no
+  sectors=$(sectors_of "$BACKING")
+  ENGINE=(--ioengine=null --size="${RAM_MIB}m")
+  row fio raw
+  ENGINE=(--ioengine=io_uring --fixedbufs --registerfiles --nonvectored=1)
+  row ring raw
+  ENGINE=(--ioengine=libaio)
+  row zero zero "$sectors"
+  row null null $((sectors * 512))
+}
+
 part_transport() {
   local jobs=(rr4k1 rr4k32 rw4k32 sr128k8 sw1m4) WARM=yes
   use_ram 1 $((RAM_MIB * 1024))
@@ -60,6 +73,7 @@ part_transport() {
   fio --name=fill --filename=/dev/ram0 --direct=1 --rw=write --bs=1m \
     --refill_buffers --output=/run/fill.out
   transport_rows
+  [[ $mode == quick ]] || least_rows
 }
 
 # use_slow LATENCY_US [COUNT [PARAMETERS...]]: devices that answer so late,
@@ -76,13 +90,16 @@ use_slow() {
 }
 
 part_latency() {
-  local jobs=(rr4k1 rr4k8 rr4k32 rr4k128) latency_us
+  local jobs=(rr4k1 rr4k8 rr4k32 rr4k128) latency_us run_ms=$RUN_MS
   COUNTING=no
-  for latency_us in 100 1000; do
+  for latency_us in 100 1000 50000; do
     PART=latency-$latency_us
+    # Forty times what one I/O takes, if that is longer.
+    RUN_MS=$((latency_us / 25 > run_ms ? latency_us / 25 : run_ms))
     use_slow "$latency_us"
     transport_rows
   done
+  RUN_MS=$run_ms
   PART=latency
   rmmod null_blk
 }

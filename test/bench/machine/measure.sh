@@ -21,6 +21,8 @@ DEVICE='' PIDS=() PART='' RUN_MS=160 COUNT_MS=40 COUNTING=yes
 # Whether the device is read once first, so that what is kept in the page cache is
 # there, and jobs do not mix what is with what is not.
 WARM=no
+# How fio comes to the device.
+ENGINE=(--ioengine=libaio)
 
 declare -A JOBS=(
   [rr4k1]='--rw=randread --bs=4k --iodepth=1'
@@ -45,7 +47,7 @@ job_words() {
   fi
   read -r -d '' -a options <<<"${JOBS[$2]}" || true
   words+=(--name="$name" --stonewall --filename="$DEVICE" --direct=1
-    --ioengine=libaio --norandommap --time_based --runtime="${ms}ms"
+    "${ENGINE[@]}" --norandommap --time_based --runtime="${ms}ms"
     "${options[@]}" --exec_prerun="sh /vm/sample.sh begin $sample"
     --exec_postrun="sh /vm/sample.sh end $sample")
 }

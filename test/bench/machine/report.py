@@ -26,6 +26,8 @@ JOBS = {
     "sw1m4": "1 MiB sequential write QD4", "boot": "like a boot, QD4"}
 # What the project is to reach on Linux 6.12, above the raw device.
 LIMITS = {"rr4k1": 12, "rr4k32": 5, "rw4k32": 5.5, "sr128k8": 32, "sw1m4": 190}
+# Rows that say what no server can do without; not devices to compare.
+LEAST = ("fio", "ring", "zero", "null")
 OURS = {"ublk", "stream", "batch", "cached", "uring", "redirect"}
 
 
@@ -37,7 +39,8 @@ def table(head, rows):
 def short(value):
     if value is None:
         return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.{2 if value < 10 else 1}f}"
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 100 else f"{value:.{2 if size < 10 else 1}f}"
 
 
 class Report:
@@ -67,7 +70,8 @@ class Report:
     def transport(self):
         part, jobs = "transport", self.jobs("transport")
         rows = []
-        for row in self.rows(part):
+        devices = [row for row in self.rows(part) if row not in LEAST]
+        for row in devices:
             cells = []
             for job in jobs:
                 whole, daemon = (self.mean(part, row, job, name) for name in
@@ -79,7 +83,7 @@ class Report:
             rows.append([row, *cells])
         rows.append(["to reach, 6.12", *(f"≤ {LIMITS[job]}" for job in jobs)])
         counts = []
-        for row in self.rows(part):
+        for row in devices:
             counts.append([row, *(
                 " / ".join(short(self.mean(part, row, job, name)) for name in
                            ("switches", "calls", "wakes")) for job in jobs),
@@ -91,7 +95,26 @@ class Report:
                 *table(["device", *names], rows),
                 "For an I/O: context switches / system calls of the daemon / "
                 "its wake-ups; its anonymous memory.", "",
-                *table(["device", *names, "KiB"], counts)]
+                *table(["device", *names, "KiB"], counts),
+                *self.least(part, jobs)]
+
+    def least(self, part, jobs):
+        if not set(LEAST) <= set(self.rows(part)):
+            return []
+        zero = [self.above(part, "zero", job) for job in jobs]
+        own = [self.mean(part, "ring", job, "instructions") -
+               self.mean(part, "fio", job, "instructions") for job in jobs]
+        null = [self.above(part, "null", job) for job in jobs]
+        rows = [["a target without work (dm-zero)", *map(short, zero)],
+                ["a process's own I/O, by io_uring with registered buffers",
+                 *map(short, own)],
+                ["**both: no message, copy or switch yet**",
+                 *(f"**{short(a + b)}**" for a, b in zip(zero, own))],
+                ["dmuserd without storage (`map --null`)", *map(short, null)],
+                ["to reach, 6.12", *(f"≤ {LIMITS[job]}" for job in jobs)]]
+        return ["What a server that does its I/O by itself cannot do without, "
+                "above the raw device:", "",
+                *table(["", *(JOBS[job] for job in jobs)], rows)]
 
     def snapshot(self, part):
         jobs, rows = self.jobs(part), []
@@ -190,7 +213,7 @@ class Report:
         part, panels = "transport", []
         for job in self.jobs(part):
             found = [(row, self.above(part, row, job), row in OURS)
-                     for row in self.rows(part) if row != "raw"]
+                     for row in self.rows(part) if row not in ("raw", *LEAST)]
             panels.append((JOBS[job], found, LIMITS[job]))
         return plot.bars("Thousand instructions for an I/O above the raw "
                          f"device, Linux {release}; dashed: to reach", panels)

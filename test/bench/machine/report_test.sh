@@ -30,6 +30,8 @@ report "$folder" "$work/run-1"
 has '| raw | (10.0) |'
 has '| batch | **15.0** (25.0; 8.33) |'
 has '| to reach, 6.12 | ≤ 12 |'
+has '| **both: no message, copy or switch yet** | **5.00** |'
+has '| dmuserd without storage (`map --null`) | 7.00 |'
 has '| raw | 4.00 / - / - | - |'
 has '| batch | 4.00 / 3.00 / 1.00 | 321 |'
 has '| ours-merging | **0.50** (20.0) merged before the end | 321 |'
@@ -41,7 +43,7 @@ python3 -c 'import sys, xml.dom.minidom as d; d.parse(sys.argv[1])' \
   "$work/out.svg"
 report "$folder" "$work/run-1" "$work/run-2"
 has '| batch | **15.1** (25.1; 8.37) |'
-has '2 runs; 11 figures, furthest apart by 1.0%: transport batch rr4k1.'
+has '2 runs; 15 figures, furthest apart by 1.0%: transport batch rr4k1.'
 if report "$folder" "$work/run-1" "$work/run-3"; then
   echo "FAILED: runs that differ by 3 % pass" >&2
   exit 1

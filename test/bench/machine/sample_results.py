@@ -56,6 +56,9 @@ def main():
     for part in ("transport", "snapshot", "latency-100", "extents"):
         row(folder, part, "raw", 10_000)
     row(folder, "transport", "batch", int(25_000 * factor), 77)
+    for name, instructions in (("fio", 2_000), ("ring", 6_000),
+                               ("zero", 11_000), ("null", 17_000)):
+        row(folder, "transport", name, instructions)
     row(folder, "snapshot", "ours-merging-rr4k1", 20_000, 77)
     row(folder, "latency-100", "batch", 12_500, 77)
     for extents in ("10", "1000"):
