@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <utility>
 
@@ -22,6 +23,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/base/buffer_pool.h"
 #include "daemon/cow/loader.h"
+#include "daemon/io/queue_limits.h"
 #include "tools/client/control_client.h"
 #include "tools/cow_file.h"
 #include "tools/dm.h"
@@ -149,6 +151,15 @@ uint32_t BlockBytes(const std::string& path) {
   return static_cast<uint32_t>(bytes);
 }
 
+// The longest I/O that the storage behind a file's device takes whole.
+uint64_t MaxIoBytes(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return QueueLimits().transfer_bytes_max;
+  const QueueLimits limits = AskQueueLimits(fd);
+  close(fd);
+  return limits.transfer_bytes_max;
+}
+
 // Whether the kernel can read parts of a device of that size from the base: a
 // block device whose blocks the device's size is a multiple of.
 bool CanRedirect(const std::string& base_path, uint64_t bytes) {
@@ -180,10 +191,13 @@ absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
   device.size_sectors = size_sectors;
   device.read_only = IsReadOnly(attach);
   device.orphan_ms = orphan_ms;
-  // What the daemon carries in one piece.
-  device.max_io_sectors = (attach.has_file() ? BufferPool::kRunBytesMax
-                                             : BufferPool::kBufferBytes) /
-                          kSectorBytes;
+  // What the daemon carries in one piece, and the storage below.
+  uint64_t request_bytes_max = BufferPool::kBufferBytes;
+  if (attach.has_file()) {
+    request_bytes_max = std::min<uint64_t>(BufferPool::kRunBytesMax,
+                                           MaxIoBytes(attach.file().path()));
+  }
+  device.max_io_sectors = request_bytes_max / kSectorBytes;
   device.discard = !device.read_only;
   if (attach.has_file()) {
     device.logical_block_bytes = BlockBytes(attach.file().path());

@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -121,8 +120,7 @@ bool CanTellOfWaiting(const DiskFile& file) {
     return false;
   }
   // Before Linux 6.5 every block device says yes. True it is of drivers with
-  // hardware queues, whose disk - for a partition, the folder above - has them
-  // in sysfs.
+  // hardware queues.
   utsname system = {};
   unsigned major_version = 0, minor_version = 0;
   if (uname(&system) == 0 &&
@@ -130,11 +128,7 @@ bool CanTellOfWaiting(const DiskFile& file) {
       (major_version > 6 || (major_version == 6 && minor_version >= 5))) {
     return true;
   }
-  const uint64_t number = DeviceNumber(file);
-  const std::string folder =
-      absl::StrCat("/sys/dev/block/", major(number), ":", minor(number), "/");
-  return access(absl::StrCat(folder, "mq").c_str(), F_OK) == 0 ||
-         access(absl::StrCat(folder, "../mq").c_str(), F_OK) == 0;
+  return file.limits.hardware;
 }
 
 // Empty: the file goes past the page cache now; else why it does not.
@@ -154,6 +148,7 @@ std::string GoDirect(const DiskOptions& options, DiskFile* file) {
     return absl::StrCat("takes no I/O past the cache: ", strerror(errno));
   }
   file->direct = true;
+  file->limits = AskQueueLimits(fd);
   if (how == DirectIo::kOn || CanTellOfWaiting(*file)) return "";
   file->direct = fcntl(fd, F_SETFL, flags) != 0;
   return "cannot tell whether an I/O would wait";
@@ -198,7 +193,7 @@ absl::StatusOr<DiskFile> OpenDiskFile(const std::string& path,
     return absl::InternalError(
         absl::StrCat(path, ": cannot ask its size: ", strerror(errno)));
   }
-  DiskFile file{path, std::move(fd), size_bytes, block_device};
+  DiskFile file{path, std::move(fd), size_bytes, block_device, false, {}};
   if (options.direct == DirectIo::kOff) return file;
   const std::string why_not = GoDirect(options, &file);
   if (!why_not.empty() && options.direct == DirectIo::kOn) {

@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "daemon/base/types.h"
 #include "daemon/io/disk.h"
+#include "daemon/io/queue_limits.h"
 #include "daemon/io/unique_fd.h"
 
 namespace dmu {
@@ -60,6 +61,7 @@ struct DiskFile {
   uint64_t size_bytes = 0;
   bool block_device = false;
   bool direct = false;
+  QueueLimits limits;  // with `direct`
 };
 
 // kNotFound, kPermissionDenied, kAborted (busy), kInvalidArgument (neither file

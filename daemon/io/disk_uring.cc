@@ -88,7 +88,7 @@ UringDisk::UringDisk(DiskFile file, Ring* ring, Flusher* flusher, Loop* loop)
       ring_(ring),
       flusher_(flusher),
       loop_(loop),
-      runs_(file_.direct ? kDirectRuns : kRuns),
+      runs_(file_.direct ? std::min(kDirectRuns, file_.limits.depth) : kRuns),
       flush_(std::make_unique<Flush>()),
       dirty_bytes_max_(DirtyBytesMax()) {
   flush_->fd = file_.fd.get();
@@ -346,7 +346,8 @@ void UringDisk::Prepare(RingOp* op, io_uring_sqe* entry) {
     return;
   }
   const uint64_t left = disk_op.length_bytes - run->done_bytes;
-  const auto bytes = static_cast<uint32_t>(std::min(left, kTransferBytesMax));
+  const auto bytes = static_cast<uint32_t>(std::min(
+      {left, kTransferBytesMax, run->disk->file_.limits.transfer_bytes_max}));
   switch (disk_op.kind) {
     case DiskOp::Kind::kRead:
       io_uring_prep_read(entry, fd, disk_op.buffer + run->done_bytes, bytes,

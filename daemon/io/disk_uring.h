@@ -80,8 +80,7 @@ class UringDisk : public Disk {
 
  private:
   static constexpr uint32_t kRuns = 8;
-  // Past the cache: what fio and data bases ask for, and hardware has queues
-  // for.
+  // Past the cache, as many as the storage takes, but no more than this.
   static constexpr uint32_t kDirectRuns = 128;
   static constexpr uint64_t kStuckUs = 100'000;
 
