@@ -151,6 +151,11 @@ Registry::Factories Daemon::Factories() {
     anonymous_peak_.Look();  // what the back end took is there now
     return OpenChannel(record, geometry, recovering);
   };
+  factories.is_gone = [](const proto::DeviceRecord& record) {
+    // A ublk device is there until its daemon, or one after it, removes it.
+    return record.attach().transport() != proto::TRANSPORT_UBLK &&
+           !MiscNodeExists(record.attach().name());
+  };
   factories.choose_transport = ChooseTransport;
   factories.open_disk = [this](const std::string& path) {
     return OpenDisk(path, {.writable = true, .exclusive = true});

@@ -303,6 +303,10 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(
       std::make_unique<MiscNodeChannel>(std::move(parts), loop, pool));
 }
 
+bool MiscNodeExists(const std::string& name) {
+  return access(NodePath(name).c_str(), F_OK) == 0 || errno != ENOENT;
+}
+
 uint32_t MiscNodeBlockBytes(const std::string& name) {
   const UniqueFd fd(OpenFile(NodePath(name).c_str()));
   dm_user_info info = {};

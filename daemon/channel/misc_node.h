@@ -53,6 +53,9 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(
     const std::string& name, const Geometry& geometry,
     const MiscNodeOptions& options, Loop* loop, BufferPool* pool);
 
+// False: there is no target of that name any more.
+bool MiscNodeExists(const std::string& name);
+
 // The logical block of the target's table, in bytes: requests are multiples of
 // it. 512 where the node is not there or does not tell.
 uint32_t MiscNodeBlockBytes(const std::string& name);

@@ -2,75 +2,17 @@
 #include "daemon/device/registry.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/base/check.h"
 #include "daemon/base/log.h"
 #include "daemon/device/describe.h"
+#include "daemon/device/registry_entry.h"
 
 namespace dmu {
 
-struct Registry::Entry {
-  Registry* registry = nullptr;
-  proto::DeviceRecord record;
-  proto::DeviceStatus::State state = proto::DeviceStatus::ATTACHING;
-  Purpose purpose = Purpose::kAttach;
-  std::unique_ptr<Backend> unserved;  // open, and not yet the device's
-  std::unique_ptr<Device> device;
-  // Tells it from a later device of the same name.
-  uint64_t serial = 0;
-  bool keeps_undo_log = false;
-  bool keep_record = false;
-  // The record in the store is this one's; before it, there was that.
-  bool recorded = false;
-  StateStore::Bytes record_before;
-  // What the attach is answered with when the device goes before it served.
-  absl::Status attach_result =
-      absl::CancelledError("detached while it was attached");
-  Done attach_done;
-  std::vector<Done> detach_done;
-  Task closed;        // called by the device, deep inside its channel
-  Task closed_later;  // takes the device apart, in a turn of its own
-  Task stopped;
-  Task merge_changed;
-  // Until then a file that is in use is tried again.
-  uint64_t busy_until_us = 0;
-  Timer open_again;
-  Timer log_again;
-  Done log_done;
-  Task failed;  // requests did
-
-  const std::string& name() const { return record.attach().name(); }
-  // Somebody waits to hear that it is served, who would be told that it is not:
-  // then everything is to be as it was.
-  bool is_on_trial() const {
-    return purpose != Purpose::kRecover &&
-           state != proto::DeviceStatus::SERVING && attach_done != nullptr;
-  }
-  Backend* backend() const {
-    return device != nullptr ? device->backend() : unserved.get();
-  }
-  // Of what is served: nothing else may be merged.
-  MergeControl* merge() const {
-    return device != nullptr ? device->backend()->merge() : nullptr;
-  }
-};
-
-struct Registry::Leftover {
-  Registry* registry = nullptr;
-  std::string name;
-  std::unique_ptr<Channel> channel;
-  Done done;
-  Task removed;
-};
-
 namespace {
-
-// A file is in use until the last I/O on it has ended, of whoever had it: of a
-// killed daemon too, whose devices are to be served again.
-constexpr uint64_t kBusyRecoverUs = 10'000'000;
-constexpr uint64_t kBusyUs = 1'000'000;
-constexpr uint64_t kBusyStepUs = 20'000;
 
 // dm names are at most 127 bytes; a slash would leave the state directory.
 constexpr size_t kNameBytesMax = 127;
@@ -85,13 +27,24 @@ absl::Status CheckName(const std::string& name) {
   return absl::OkStatus();
 }
 
+}  // namespace
+
+void LogWait(const std::string& name, const BusyWait& wait) {
+  LogWith(LogLevel::kWarning, {.device = name.c_str()},
+          "%s: waits until it is free: %s", name.c_str(), wait.why().c_str());
+}
+
+void LogFree(const std::string& name, uint64_t waited_us) {
+  LogWith(LogLevel::kInfo, {.device = name.c_str()},
+          "%s: what was in use is free, after %llu ms", name.c_str(),
+          static_cast<unsigned long long>(waited_us / 1000));
+}
+
 absl::Status NotServed(const std::string& name) {
   return absl::NotFoundError(absl::StrCat(
       name,
       ": this daemon serves no such device; 'dmuserctl list' names them"));
 }
-
-}  // namespace
 
 Registry::Registry(Factories factories, StateStore* store, Loop* loop)
     : factories_(std::move(factories)), store_(store), loop_(loop) {}
@@ -115,13 +68,13 @@ void Registry::Attach(const proto::Attach& attach, Done done) {
       return;
     }
   }
-  AttachRecord(record, Purpose::kAttach, std::move(done));
+  AttachRecord(record, Purpose::kAttach, std::move(done), nullptr);
 }
 
 void Registry::Prepare(const proto::Attach& attach, Done done) {
   proto::DeviceRecord record;
   *record.mutable_attach() = attach;
-  AttachRecord(record, Purpose::kPrepare, std::move(done));
+  AttachRecord(record, Purpose::kPrepare, std::move(done), nullptr);
 }
 
 void Registry::Serve(const std::string& name, Done done) {
@@ -141,7 +94,7 @@ void Registry::Serve(const std::string& name, Done done) {
 }
 
 void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
-                            Done done) {
+                            Done done, std::function<void()> settled) {
   const proto::Attach& attach = record.attach();
   absl::Status named = CheckName(attach.name());
   if (!named.ok()) {
@@ -154,11 +107,14 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
         absl::StrCat(attach.name(), ": is just being removed; try again")));
     return;
   }
-  if (Find(attach.name()) != nullptr) {
-    done(absl::AlreadyExistsError(
-        absl::StrCat(attach.name(),
-                     ": is served already; unmap it first, or choose another "
-                     "name")));
+  if (const Entry* other = Find(attach.name())) {
+    const bool waits = other->state == proto::DeviceStatus::WAITING;
+    done(absl::AlreadyExistsError(absl::StrCat(
+        attach.name(),
+        waits ? ": is there already, and will be served when what it needs is "
+                "free: "
+              : ": is served already",
+        other->files_wait.why(), "; unmap it first, or choose another name")));
     return;
   }
   if (purpose != Purpose::kRecover) {
@@ -180,6 +136,7 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
   entry->purpose = purpose;
   entry->recorded = purpose == Purpose::kRecover;
   entry->attach_done = std::move(done);
+  entry->settled = std::move(settled);
   entry->closed.run = OnClosed;
   entry->closed_later.run = OnClosedLater;
   entry->stopped.run = OnStopped;
@@ -193,9 +150,9 @@ void Registry::AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
   entry->open_again.task.context = entry;
   entry->log_again.task.run = OnLogAgain;
   entry->log_again.task.context = entry;
-  entry->busy_until_us =
-      loop_->NowUs() +
-      (purpose == Purpose::kRecover ? kBusyRecoverUs : kBusyUs);
+  const uint64_t limit_us =
+      purpose == Purpose::kRecover ? BusyWait::kForever : kBusyUs;
+  entry->files_wait.Begin(loop_->NowUs(), limit_us);
   OpenBackend(entry);
 }
 
@@ -213,9 +170,12 @@ void Registry::OnBackend(Entry* entry,
     Erase(entry, entry->attach_result);
     return;
   }
-  if (IsWorthWaiting(*entry, backend.status())) {
-    loop_->Arm(&entry->open_again, kBusyStepUs);
+  if (absl::IsAborted(backend.status()) &&
+      WaitForFiles(entry, backend.status())) {
     return;
+  }
+  if (entry->files_wait.End()) {
+    LogFree(entry->name(), entry->files_wait.WaitedUs(loop_->NowUs()));
   }
   if (!backend.ok()) {
     Erase(entry, backend.status());
@@ -235,28 +195,34 @@ void Registry::OnBackend(Entry* entry,
   }
 }
 
-bool Registry::IsWorthWaiting(const Entry& entry,
-                              const absl::Status& status) const {
-  return absl::IsAborted(status) && loop_->NowUs() < entry.busy_until_us;
+bool Registry::WaitForFiles(Entry* entry, const absl::Status& busy) {
+  const uint64_t now_us = loop_->NowUs();
+  const std::optional<uint64_t> next_us = entry->files_wait.NextUs(now_us);
+  if (!next_us.has_value()) return false;
+  if (entry->purpose == Purpose::kRecover) {
+    if (factories_.is_gone && factories_.is_gone(entry->record)) {
+      Erase(entry, absl::UnavailableError("its device is gone"));
+      return true;
+    }
+    entry->state = proto::DeviceStatus::WAITING;
+    if (entry->files_wait.Explain(std::string(busy.message()))) {
+      LogWait(entry->name(), entry->files_wait);
+      Tell(std::string(entry->name()));
+    }
+    if (entry->settled && entry->files_wait.WaitedUs(now_us) >= kReadyUs) {
+      std::exchange(entry->settled, nullptr)();
+    }
+  }
+  entry->between_tries = true;
+  loop_->Arm(&entry->open_again, *next_us);
+  return true;
 }
 
 void Registry::OnOpenAgain(void* context) {
   auto* entry = static_cast<Entry*>(context);
-  if (entry->state == proto::DeviceStatus::DETACHING) {
-    entry->registry->Erase(entry, entry->attach_result);
-    return;
-  }
+  entry->between_tries = false;
+  entry->state = proto::DeviceStatus::ATTACHING;
   entry->registry->OpenBackend(entry);
-}
-
-void Registry::OnLogAgain(void* context) {
-  auto* entry = static_cast<Entry*>(context);
-  Done done = std::exchange(entry->log_done, nullptr);
-  if (entry->state != proto::DeviceStatus::SERVING) {
-    done(NotServed(entry->name()));
-    return;
-  }
-  entry->registry->StartMerge(entry, std::move(done));
 }
 
 absl::Status Registry::BringUp(Entry* entry) {
@@ -302,8 +268,10 @@ void Registry::OnStarted(Entry* entry, const absl::Status& status) {
   MergeControl* merge = entry->merge();
   if (merge != nullptr) merge->SetListener(&entry->merge_changed);
   if (merge != nullptr && entry->record.merge_wanted()) {
+    entry->log_wait.Begin(loop_->NowUs(), BusyWait::kForever);
     StartMerge(entry, [name = entry->name()](absl::Status merging) {
-      if (merging.ok()) return;
+      // Cancelled: it was paused, or the daemon or the device ends.
+      if (merging.ok() || absl::IsCancelled(merging)) return;
       LogWith(LogLevel::kError, {.device = name.c_str(), .op = "merge"},
               "%s: the merge does not go on: %s", name.c_str(),
               std::string(merging.message()).c_str());
@@ -311,7 +279,13 @@ void Registry::OnStarted(Entry* entry, const absl::Status& status) {
   }
   LogWith(LogLevel::kInfo, {.device = entry->name().c_str()}, "%s: serving",
           entry->name().c_str());
+  const std::string name = entry->name();
+  const bool recovered = entry->purpose == Purpose::kRecover;
+  auto settled = std::exchange(entry->settled, nullptr);
   if (Done done = std::exchange(entry->attach_done, nullptr)) done(status);
+  if (settled) settled();
+  // Who watches has seen it wait, perhaps.
+  if (recovered) Tell(name);
 }
 
 void Registry::Detach(const std::string& name, Done done) {
@@ -367,7 +341,12 @@ void Registry::StopEntry(Entry* entry, bool keep_record) {
   entry->state = proto::DeviceStatus::DETACHING;
   if (entry->device == nullptr) {
     // While its back end is still being opened, OnBackend finds the state.
-    if (entry->unserved != nullptr) entry->unserved->Drain(&entry->stopped);
+    if (entry->unserved != nullptr) {
+      entry->unserved->Drain(&entry->stopped);
+    } else if (entry->between_tries) {
+      loop_->Disarm(&entry->open_again);
+      loop_->Post(&entry->stopped);
+    }
     return;
   }
   if (MergeControl* merge = entry->merge()) merge->SetListener(nullptr);
@@ -385,9 +364,10 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   const bool served = opened && entry->attach_done == nullptr;
   // What could not be recovered now may be recoverable the next time, unless
   // there is no dm device any more that waits for it.
-  const bool keep =
-      entry->keep_record || (!opened && entry->purpose == Purpose::kRecover &&
-                             !absl::IsUnavailable(attach_result));
+  const bool unserved = !opened && entry->purpose == Purpose::kRecover &&
+                        !absl::IsUnavailable(attach_result);
+  const bool keep = entry->keep_record || unserved;
+  const proto::DeviceRecord record = entry->record;
   const absl::Status removed = keep ? absl::OkStatus() : ForgetRecord(entry);
   if (!removed.ok()) {
     LogWith(LogLevel::kError, {.device = name.c_str()}, "%s",
@@ -395,6 +375,7 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   }
   Done attach_done = std::move(entry->attach_done);
   Done log_done = std::move(entry->log_done);
+  std::function<void()> settled = std::move(entry->settled);
   std::vector<Done> detach_done = std::move(entry->detach_done);
   loop_->Cancel(&entry->closed_later);
   loop_->Cancel(&entry->merge_changed);
@@ -408,8 +389,16 @@ void Registry::Erase(Entry* entry, absl::Status attach_result) {
   }
   if (factories_.trim_memory) factories_.trim_memory();
   if (attach_done) attach_done(attach_result);
-  if (log_done) log_done(NotServed(name));
-  for (Done& done : detach_done) done(removed);
+  if (settled) settled();
+  if (log_done) log_done(absl::CancelledError(name + ": no longer served"));
+  if (unserved && !detach_done.empty()) {
+    // As for one that was given up: not to be recovered the next time either.
+    DetachUnserved(record, [detach_done](const absl::Status& status) {
+      for (const Done& done : detach_done) done(status);
+    });
+  } else {
+    for (Done& done : detach_done) done(removed);
+  }
   Tell(name);
   if (entries_.empty() && all_stopped_) std::exchange(all_stopped_, nullptr)();
 }
@@ -423,71 +412,6 @@ absl::Status Registry::ForgetRecord(Entry* entry) {
   return store_->PutBack(entry->name(), before);
 }
 
-void Registry::ShareBase(const std::string& name, Done done) {
-  Entry* entry = Find(name);
-  if (entry == nullptr || entry->state != proto::DeviceStatus::SERVING) {
-    done(NotServed(name));
-    return;
-  }
-  MergeControl* merge = entry->merge();
-  if (merge == nullptr || !entry->record.attach().has_snapshot()) {
-    done(absl::InvalidArgumentError(
-        absl::StrCat(name, ": has nothing to merge: it is no snapshot")));
-    return;
-  }
-  if (entry->record.attach().snapshot().share_base()) {
-    done(absl::OkStatus());
-    return;
-  }
-  const MergeStatus status = merge->status();
-  if (status.state != MergeStatus::State::kDone) {
-    done(absl::AbortedError(absl::StrCat(
-        name, ": ", status.merged_ops, " of ", status.total_ops,
-        " ops are merged; wait for the rest (dmuserctl merge NAME --wait)")));
-    return;
-  }
-  proto::Attach shared = entry->record.attach();
-  shared.mutable_snapshot()->set_share_base(true);
-  factories_.open_backend(
-      shared, [this, name, serial = entry->serial, done = std::move(done)](
-                  absl::StatusOr<std::unique_ptr<Backend>> backend) {
-        OnShared(name, serial, std::move(backend), done);
-      });
-}
-
-// A second back end for the same files, opened with others allowed, takes over
-// from the first, which lets go of its locks when it has answered.
-void Registry::OnShared(const std::string& name, uint64_t serial,
-                        absl::StatusOr<std::unique_ptr<Backend>> backend,
-                        const Done& done) {
-  if (!backend.ok()) {
-    done(backend.status());
-    return;
-  }
-  Entry* entry = Find(name);
-  if (entry == nullptr || entry->serial != serial ||
-      entry->state != proto::DeviceStatus::SERVING) {
-    done(NotServed(name));
-    return;
-  }
-  if (entry->record.attach().snapshot().share_base()) {
-    done(absl::OkStatus());
-    return;
-  }
-  proto::DeviceRecord record = entry->record;
-  record.mutable_attach()->mutable_snapshot()->set_share_base(true);
-  absl::Status saved = store_->Save(record);
-  if (!saved.ok()) {
-    done(saved);
-    return;
-  }
-  entry->record = record;
-  entry->merge()->SetListener(nullptr);
-  entry->device->Replace(std::move(*backend),
-                         [done] { done(absl::OkStatus()); });
-  entry->merge()->SetListener(&entry->merge_changed);
-}
-
 void Registry::OnClosed(void* context) {
   auto* entry = static_cast<Entry*>(context);
   entry->registry->loop_->Post(&entry->closed_later);
@@ -498,152 +422,13 @@ void Registry::OnClosedLater(void* context) {
   entry->registry->StopEntry(entry, /*keep_record=*/false);
 }
 
-void Registry::OnMerge(void* context) {
-  auto* entry = static_cast<Entry*>(context);
-  entry->registry->OnMergeChanged(entry);
-}
-
 void Registry::OnFailed(void* context) {
   auto* entry = static_cast<Entry*>(context);
   entry->registry->Tell(std::string(entry->name()));
 }
 
-void Registry::OnMergeChanged(Entry* entry) {
-  MergeControl* merge = entry->merge();
-  if (merge == nullptr) return;
-  const MergeStatus status = merge->status();
-  const LogFields fields = {.device = entry->name().c_str(), .op = "merge"};
-  if (status.state == MergeStatus::State::kDone &&
-      entry->record.merge_wanted()) {
-    entry->record.set_merge_wanted(false);
-    absl::Status saved = store_->Save(entry->record);
-    // A record that still wants the merge costs the next daemon one look.
-    if (!saved.ok()) {
-      LogWith(LogLevel::kError, fields, "%s",
-              std::string(saved.message()).c_str());
-    }
-    LogWith(LogLevel::kInfo, fields, "%s: merge finished",
-            entry->name().c_str());
-  }
-  if (status.state == MergeStatus::State::kFailed) {
-    LogWith(LogLevel::kError, fields, "%s: merge stopped: %s",
-            entry->name().c_str(), status.error);
-  }
-  Tell(std::string(entry->name()));
-}
-
 void Registry::Tell(const std::string& name) {
   for (const Observer& observer : observers_) observer(name);
-}
-
-void Registry::SetMerge(const proto::Merge& merge, Done done) {
-  Entry* entry = Find(merge.name());
-  if (entry == nullptr || entry->state != proto::DeviceStatus::SERVING) {
-    done(NotServed(merge.name()));
-    return;
-  }
-  MergeControl* control = entry->merge();
-  if (control == nullptr) {
-    done(absl::InvalidArgumentError(absl::StrCat(
-        merge.name(), ": has nothing to merge: it is no snapshot")));
-    return;
-  }
-  if (merge.action() == proto::Merge::PAUSE) {
-    done(PauseMerge(entry));
-    return;
-  }
-  const MergeStatus status = control->status();
-  if (status.state == MergeStatus::State::kDone) {
-    done(absl::OkStatus());
-    return;
-  }
-  if (merge.has_rate_bytes_per_s()) {
-    entry->record.set_rate_bytes_per_s(merge.rate_bytes_per_s());
-  }
-  const std::string& log = merge.undo_log_path();
-  const std::string known = entry->record.undo_log_path();
-  if (!log.empty() && log != known) {
-    if (!known.empty() && status.merged_ops > 0) {
-      done(absl::FailedPreconditionError(
-          absl::StrCat(merge.name(), ": the merge keeps its undo log in ",
-                       known, " and must go on with that")));
-      return;
-    }
-    if (status.state == MergeStatus::State::kRunning) {
-      done(absl::FailedPreconditionError(absl::StrCat(
-          merge.name(), ": the merge is running without an undo log")));
-      return;
-    }
-    entry->record.set_undo_log_path(log);
-    entry->keeps_undo_log = false;
-    // A log that cannot be used is forgotten.
-    done = [this, name = merge.name(), known,
-            done = std::move(done)](absl::Status status) {
-      Entry* at = Find(name);
-      if (!status.ok() && at != nullptr && !at->keeps_undo_log) {
-        at->record.set_undo_log_path(known);
-      }
-      done(std::move(status));
-    };
-  }
-  entry->busy_until_us = loop_->NowUs() + kBusyUs;
-  StartMerge(entry, std::move(done));
-}
-
-absl::Status Registry::PauseMerge(Entry* entry) {
-  proto::DeviceRecord record = entry->record;
-  record.set_merge_wanted(false);
-  absl::Status saved = store_->Save(record);
-  if (!saved.ok()) return saved;
-  entry->record = record;
-  entry->merge()->Pause();
-  return absl::OkStatus();
-}
-
-void Registry::StartMerge(Entry* entry, Done done) {
-  const std::string& path = entry->record.undo_log_path();
-  if (path.empty() || entry->keeps_undo_log) {
-    proto::DeviceRecord record = entry->record;
-    record.set_merge_wanted(true);
-    // The wish, and where the log is, are durable before the first block is
-    // overwritten.
-    absl::Status saved = store_->Save(record);
-    if (saved.ok()) {
-      entry->record = record;
-      entry->merge()->SetRate(record.rate_bytes_per_s());
-      entry->merge()->Start();
-    }
-    done(saved);
-    return;
-  }
-  absl::StatusOr<std::unique_ptr<Disk>> log = factories_.open_disk(path);
-  if (entry->log_done == nullptr && IsWorthWaiting(*entry, log.status())) {
-    entry->log_done = std::move(done);
-    loop_->Arm(&entry->log_again, kBusyStepUs);
-    return;
-  }
-  if (!log.ok()) {
-    done(log.status());
-    return;
-  }
-  const std::string name = entry->name();
-  entry->merge()->KeepUndoLog(
-      std::move(*log), [this, name, serial = entry->serial,
-                        done = std::move(done)](absl::Status status) {
-        Entry* at = Find(name);
-        if (at == nullptr || at->serial != serial ||
-            at->state != proto::DeviceStatus::SERVING) {
-          done(NotServed(name));
-          return;
-        }
-        if (!status.ok()) {
-          done(absl::Status(status.code(),
-                            absl::StrCat(name, ": ", status.message())));
-          return;
-        }
-        at->keeps_undo_log = true;
-        StartMerge(at, done);
-      });
 }
 
 absl::StatusOr<std::vector<proto::DeviceStatus>> Registry::Status(
@@ -654,6 +439,11 @@ absl::StatusOr<std::vector<proto::DeviceStatus>> Registry::Status(
     proto::DeviceStatus& status = all.emplace_back();
     status.set_name(entry->name());
     status.set_state(entry->state);
+    if (entry->state == proto::DeviceStatus::WAITING) {
+      status.set_waits_for(entry->files_wait.why());
+    } else if (entry->state == proto::DeviceStatus::SERVING) {
+      status.set_waits_for(entry->log_wait.why());
+    }
     DescribeAttach(entry->record.attach(), &status);
     status.set_transport(entry->record.attach().transport());
     if (entry->device != nullptr) DescribeDevice(*entry->device, &status);
@@ -678,14 +468,22 @@ void Registry::Recover(std::function<void()> done) {
   for (const proto::DeviceRecord& record : store_->LoadAll()) {
     const std::string name = record.attach().name();
     ++*left;
-    AttachRecord(record, Purpose::kRecover, [name, end](absl::Status result) {
-      if (!result.ok()) {
-        LogWith(LogLevel::kError, {.device = name.c_str()},
-                "%s: not recovered: %s", name.c_str(),
-                std::string(result.message()).c_str());
-      }
-      end();
-    });
+    auto counts = std::make_shared<bool>(true);
+    auto settled = [counts, end] {
+      if (std::exchange(*counts, false)) end();
+    };
+    AttachRecord(
+        record, Purpose::kRecover,
+        [name, settled](absl::Status result) {
+          // Cancelled: by unmap, or because the daemon stops.
+          if (!result.ok() && !absl::IsCancelled(result)) {
+            LogWith(LogLevel::kError, {.device = name.c_str()},
+                    "%s: not recovered: %s", name.c_str(),
+                    std::string(result.message()).c_str());
+          }
+          settled();
+        },
+        settled);
   }
   end();
 }

@@ -35,6 +35,9 @@ class Registry {
     std::function<absl::StatusOr<std::unique_ptr<Channel>>(
         const proto::DeviceRecord&, const Geometry&, bool recovering)>
         open_channel;
+    // Whether the kernel is known to have no device of that record any more,
+    // for what waits to be recovered. May be left out.
+    std::function<bool(const proto::DeviceRecord&)> is_gone;
     // Decides on the transport of a new device and puts into its record what
     // the next daemon needs to find it. May be left out.
     std::function<absl::Status(proto::DeviceRecord*)> choose_transport;
@@ -73,8 +76,16 @@ class Registry {
       const std::string& name, bool with_latency = false) const;
 
   // Attaches every recorded device; what cannot be attached is logged and its
-  // record kept, unless its dm device is gone. `done` runs when all of them are
-  // served or given up, from inside this call when there is none.
+  // record kept, unless its dm device is gone. What somebody else has in use -
+  // as a disk is by a killed daemon's last I/O, for minutes if it is stuck - is
+  // tried again until it is free, each second in the end: the log says so once
+  // and when it is over, Status has the state WAITING and the reason, requests
+  // wait in the kernel as they do without a daemon (until the table's orphan
+  // deadline), and Detach, StopAll and the end of the dm device end the wait. A
+  // merge that is to go on waits for its undo log in the same way.
+  // `done` runs when all of them are served, given up, or waited for in vain
+  // for kReadyUs; from inside this call when there is none.
+  static constexpr uint64_t kReadyUs = 10'000'000;
   void Recover(std::function<void()> done);
 
   // Stops all devices and keeps their records, for the next daemon.
@@ -93,11 +104,14 @@ class Registry {
 
   Entry* Find(const std::string& name) const;
   enum class Purpose { kAttach, kPrepare, kRecover };
+  // settled: of what is recovered, see Recover; may be called more than once.
   void AttachRecord(const proto::DeviceRecord& record, Purpose purpose,
-                    Done done);
+                    Done done, std::function<void()> settled);
   void OpenBackend(Entry* entry);
-  // Whether what is in use may be free in a moment.
-  bool IsWorthWaiting(const Entry& entry, const absl::Status& status) const;
+  // Both: what is in use is tried again later. False: it is not, it has been
+  // waited for long enough.
+  bool WaitForFiles(Entry* entry, const absl::Status& busy);
+  bool WaitForLog(Entry* entry, const absl::Status& busy, Done* done);
   void OnBackend(Entry* entry,
                  absl::StatusOr<std::unique_ptr<Backend>> backend);
   // Takes the entry's back end only when it can be served.

@@ -3,13 +3,14 @@
 #
 # Goal: requests that go past the daemon's page cache: on which storage they do by
 # themselves and on which when told to; what is read is what was written; and a
-# write that a killed daemon has under way lands before the next one serves.
+# write that a killed daemon has under way lands before the next one serves. A disk
+# that stays in use is waited for, and in nobody's way.
 set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
 source /vm/guest-daemon.sh
 
 readonly DELAY_MS=1000
-modprobe brd rd_nr=2 rd_size=65536
+modprobe brd rd_nr=3 rd_size=65536
 mkfs.ext4 -q /dev/ram1
 mkdir -p /run/files
 mount -t ext4 /dev/ram1 /run/files
@@ -89,5 +90,53 @@ wait "$writer" || fail "the write ended with $?"
 landed || fail "what was written is not there"
 dmuserctl unmap late
 dmsetup remove slow
+
+# Disks in use, as those of a killed daemon are whose I/O is stuck.
+for disk in ram0 ram2; do
+  dmuserctl map "on-$disk" --file "/dev/$disk" --orphan-timeout forever --quiet
+done
+dmuserctl map other --file /run/files/image --quiet
+kill_daemon
+for disk in ram0 ram2; do
+  # It is ours when the last of what the daemon had open is closed.
+  until dmsetup create "hold-$disk" --table "0 2048 linear /dev/$disk 0" \
+    2>/dev/null; do :; done
+done
+head -c 4096 /dev/urandom >/run/data
+dd if=/run/data of=/dev/mapper/on-ram0 bs=4k count=1 oflag=direct conv=notrunc &
+writer=$!
+waits() {
+  dmuserctl status "$1" --json 2>/dev/null | grep -q '"state": "waiting"'
+}
+dmuserd 2>>/run/dmuserd.log &
+first=$!
+until waits on-ram0 && waits on-ram2; do :; done
+dmuserctl status on-ram0 --json | grep -q '"waits_for": "/dev/ram0: is in use' ||
+  fail "waits for what? $(dmuserctl status on-ram0 --json)"
+dmuserctl status on-ram0 | grep -q 'waits /dev/ram0: is in use' ||
+  fail "waits for what? $(dmuserctl status on-ram0)"
+start_daemon --take-over
+wait "$first" || fail "a daemon that waits ended with $? when it was taken over"
+# Ready is who has waited for what is in use for a while, and serves the others.
+waits on-ram0 || fail "$(dmuserctl status on-ram0)"
+dd if=/dev/mapper/other of=/dev/null bs=4k count=1 iflag=direct
+dmuserctl unmap on-ram2
+expect 9 "serves no such device" dmuserctl status on-ram2
+dmsetup remove hold-ram0
+wait "$writer" || fail "the write ended with $?"
+cmp -n 4096 /dev/ram0 /run/data || fail "what was written is not there"
+dmuserctl status on-ram0 --json | grep -q '"state": "serving"' ||
+  fail "$(dmuserctl status on-ram0)"
+if dmuserctl status on-ram0 --json | grep -q waits_for; then
+  fail "still waits: $(dmuserctl status on-ram0)"
+fi
+for device in ram0 ram2; do
+  lines=$(grep -c "on-$device: waits until it is free" /run/dmuserd.log)
+  [ "$lines" -eq 2 ] || fail "$lines lines of the log that it waits"
+done
+grep -q 'on-ram0: what was in use is free, after [0-9]* ms' /run/dmuserd.log ||
+  fail "no line that it is over"
+dmuserctl unmap on-ram0
+dmuserctl unmap other
 stop_daemon
 echo "past the cache and right"

@@ -43,6 +43,8 @@ const char* DeviceStateName(proto::DeviceStatus::State state) {
       return "detaching";
     case proto::DeviceStatus::PREPARED:
       return "prepared";
+    case proto::DeviceStatus::WAITING:
+      return "waiting";
     default:
       return "unknown";
   }
@@ -142,6 +144,7 @@ nlohmann::ordered_json StatusJson(const proto::DeviceStatus& device) {
   nlohmann::ordered_json json;
   json["name"] = device.name();
   json["state"] = DeviceStateName(device.state());
+  if (!device.waits_for().empty()) json["waits_for"] = device.waits_for();
   json["kind"] = device.kind();
   json["size_bytes"] = device.size_bytes();
   json["read_only"] = device.read_only();
@@ -224,6 +227,9 @@ void PrintDevice(const proto::DeviceStatus& device) {
          device.read_only() ? ", read-only" : "",
          device.channel().empty() ? "" : ", channel ",
          device.channel().c_str());
+  if (!device.waits_for().empty()) {
+    printf("  waits %s\n", device.waits_for().c_str());
+  }
   if (!device.cow_path().empty()) {
     printf("  cow   %s\n", device.cow_path().c_str());
   }
