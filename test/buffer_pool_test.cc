@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Goal: buffers and pieces of buffers never meet, small requests do not take
-// long ones' memory for good, and who waits hears of what comes back.
+// long ones' memory for good, who waits hears of what comes back, and nobody
+// waits for ever.
 #include "daemon/base/buffer_pool.h"
 
 #include <string.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -90,6 +92,10 @@ TEST(BufferPoolTest, APieceThatComesBackIsToldToWhoWaits) {
   taker.Release(buffers.back());
   buffers.pop_back();
   EXPECT_EQ(told, 1);
+  EXPECT_EQ(taker.Acquire(kPiece), nullptr) << "it is kept for who waited";
+  uint8_t* piece = pool->Acquire(kPiece, &none);
+  EXPECT_NE(piece, nullptr);
+  pool->Release(piece, &none);
   taker.ReleaseAll();
   EXPECT_EQ(told, 1) << "once";
 }
@@ -128,32 +134,30 @@ TEST(BufferPoolTest, TheFirstThatCanIsTold) {
   PoolTaker taker(pool.get());
   std::vector<uint8_t*> pieces;
   for (uint32_t i = 0; i < kPieces; ++i) pieces.push_back(taker.Acquire(1));
-  BufferPool::Share greedy, modest;
+  BufferPool::Share greedy, modest[3];
   uint8_t* whole = pool->Acquire(kWhole, &greedy);
   int told_greedy = 0, told_long = 0, told_first = 0, told_second = 0;
   BufferPool::Waiter wants_more(Count, &told_greedy);
   BufferPool::Waiter wants_long(Count, &told_long);
   BufferPool::Waiter first(Count, &told_first), second(Count, &told_second);
   pool->Wait(&wants_more, kPiece, &greedy);
-  pool->Wait(&wants_long, kWhole, &modest);
-  pool->Wait(&first, kPiece, &modest);
-  pool->Wait(&second, kPiece, &modest);
+  pool->Wait(&wants_long, kWhole, &modest[0]);
+  pool->Wait(&first, kPiece, &modest[1]);
+  pool->Wait(&second, kPiece, &modest[2]);
   taker.Release(pieces[0]);
-  taker.Release(pieces[1]);
   EXPECT_EQ(told_greedy, 0) << "has more than is left";
   EXPECT_EQ(told_long, 0) << "there is no whole one";
-  EXPECT_EQ(told_first + told_second, 2);
-  // One that was told takes less than there is: the next is told.
-  first.queued = second.queued = false;
-  told_first = told_second = 0;
-  pool->Wait(&first, kPiece, &modest);
-  pool->Wait(&second, kPiece, &modest);
-  pool->PassOn();
   EXPECT_EQ(told_first, 1);
   EXPECT_EQ(told_second, 0);
-  uint8_t* piece = pool->Acquire(kPiece, &modest);
+  // Who does not want it any more leaves it to the next.
+  pool->CancelWait(&first);
   EXPECT_EQ(told_second, 1);
-  pool->Release(piece, &modest);
+  EXPECT_EQ(modest[1].bytes, 0u);
+  uint8_t* piece = pool->Acquire(kPiece, &modest[2]);
+  EXPECT_NE(piece, nullptr);
+  pool->Release(piece, &modest[2]);
+  pool->CancelWait(&first);
+  pool->CancelWait(&second);
   pool->CancelWait(&wants_long);
   pool->CancelWait(&wants_more);
   pool->Release(whole, &greedy);
@@ -230,6 +234,157 @@ TEST(BufferPoolTest, NoRunWhereNoneIsWhole) {
   taker.AcquireRun(kRun, &got_bytes);
   EXPECT_EQ(got_bytes, 3 * kWhole);
   taker.ReleaseAll();
+}
+
+// Who waits comes before who could do with less.
+TEST(BufferPoolTest, NoRunWhileSomebodyWaits) {
+  auto pool = BufferPool::Create(32);
+  PoolTaker taker(pool.get());
+  BufferPool::Share greedy;
+  std::vector<uint8_t*> held;
+  while (uint8_t* buffer = pool->Acquire(kWhole, &greedy)) {
+    held.push_back(buffer);
+  }
+  int told = 0;
+  BufferPool::Waiter waiter(Count, &told);
+  pool->Wait(&waiter, kWhole, &greedy);
+  uint64_t got_bytes = 0;
+  ASSERT_NE(taker.AcquireRun(kRun, &got_bytes), nullptr);
+  EXPECT_EQ(got_bytes, kWhole);
+  pool->CancelWait(&waiter);
+  ASSERT_NE(taker.AcquireRun(kRun, &got_bytes), nullptr);
+  EXPECT_EQ(got_bytes, kRun);
+  taker.ReleaseAll();
+  for (uint8_t* buffer : held) pool->Release(buffer, &greedy);
+}
+
+// One buffer that comes back is enough for several.
+TEST(BufferPoolTest, AllThatCanAreTold) {
+  auto pool = BufferPool::Create(2);
+  PoolTaker taker(pool.get());
+  uint8_t* first = taker.Acquire(kWhole);
+  ASSERT_NE(taker.Acquire(kWhole), nullptr);
+  BufferPool::Share shares[3];
+  int told[3] = {};
+  BufferPool::Waiter waiters[3] = {
+      {Count, &told[0]}, {Count, &told[1]}, {Count, &told[2]}};
+  for (int i = 0; i < 3; ++i) pool->Wait(&waiters[i], kPiece, &shares[i]);
+  taker.Release(first);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(told[i], 1);
+  // What is too short goes back; while others have the rest there is no more.
+  EXPECT_EQ(pool->Acquire(kWhole, &shares[0]), nullptr);
+  EXPECT_EQ(shares[0].bytes, 0u);
+  for (int i = 1; i < 3; ++i) {
+    uint8_t* piece = pool->Acquire(kPiece, &shares[i]);
+    ASSERT_NE(piece, nullptr);
+    EXPECT_EQ(shares[i].bytes, kPiece);
+    pool->Release(piece, &shares[i]);
+  }
+  taker.ReleaseAll();
+}
+
+// A channel that always has requests of one length, and works on `depth` of
+// them at a time. As the real ones do: it asks until it gets nothing, then
+// waits, and when it is told asks again in a turn of its own - after those that
+// still are at it, which is the worst that may be.
+class BusyChannel {
+ public:
+  BusyChannel(BufferPool* pool, uint64_t bytes, size_t depth)
+      : pool_(pool), bytes_(bytes), depth_(depth) {}
+  ~BusyChannel() {
+    pool_->CancelWait(&waiter_);
+    while (!held_.empty()) Answer();
+  }
+
+  // Answers the oldest request and takes up what can be had.
+  void Turn() {
+    if (!held_.empty()) Answer();
+    if (!waits_) Take();
+  }
+  // What was posted when it was told.
+  void RunPosted() {
+    if (waits_ && !waiter_.queued) {
+      waits_ = false;
+      Take();
+    }
+  }
+  int answered() const { return answered_; }
+
+ private:
+  void Take() {
+    while (held_.size() < depth_) {
+      uint8_t* buffer = pool_->Acquire(bytes_, &share_);
+      if (buffer == nullptr) {
+        waits_ = true;
+        pool_->Wait(&waiter_, bytes_, &share_);
+        return;
+      }
+      held_.push_back(buffer);
+    }
+  }
+  void Answer() {
+    pool_->Release(held_.front(), &share_);
+    held_.erase(held_.begin());
+    ++answered_;
+  }
+
+  BufferPool* const pool_;
+  const uint64_t bytes_;
+  const size_t depth_;
+  BufferPool::Share share_;
+  int told_ = 0;
+  BufferPool::Waiter waiter_{Count, &told_};
+  bool waits_ = false;
+  std::vector<uint8_t*> held_;
+  int answered_ = 0;
+};
+
+struct Crowd {
+  const char* name;
+  uint32_t buffers;
+  uint64_t bytes;
+  int channels;
+  size_t depth;
+  uint64_t lone_bytes;
+};
+
+// Long requests and short ones, many channels and one, whoever was there first:
+// what each gets done is not far from what the others do.
+TEST(BufferPoolTest, NobodyIsStarved) {
+  static constexpr Crowd kCrowds[] = {
+      {"a short one among long ones", 8, kWhole, 8, 8, kPiece},
+      {"a long one among short ones", 8, kPiece, 8, 64, kWhole},
+      {"a long one among long ones", 2, kWhole, 4, 1, kWhole},
+      {"one among very many", 2, kWhole, 40, 1, kWhole},
+      {"a short one where nothing is cut", 1, kWhole, 3, 1, kPiece},
+      {"a long one where nothing is cut", 1, kPiece, 3, 1, kWhole},
+  };
+  constexpr int kTurns = 4000;
+  for (const Crowd& crowd : kCrowds) {
+    SCOPED_TRACE(crowd.name);
+    auto pool = BufferPool::Create(crowd.buffers);
+    std::vector<std::unique_ptr<BusyChannel>> channels;
+    for (int i = 0; i < crowd.channels; ++i) {
+      channels.push_back(
+          std::make_unique<BusyChannel>(pool.get(), crowd.bytes, crowd.depth));
+    }
+    // They have all there is when the last one comes.
+    for (auto& channel : channels) channel->Turn();
+    channels.push_back(
+        std::make_unique<BusyChannel>(pool.get(), crowd.lone_bytes, 1));
+    for (int turn = 0; turn < kTurns; ++turn) {
+      for (auto& channel : channels) channel->Turn();
+      for (auto& channel : channels) channel->RunPosted();
+    }
+    int all = 0;
+    for (auto& channel : channels) all += channel->answered();
+    const int fair = all / static_cast<int>(channels.size());
+    EXPECT_GE(channels.back()->answered(), fair / 4);
+    for (auto& channel : channels) {
+      EXPECT_GE(channel->answered(), fair / 4)
+          << "channel " << &channel - channels.data() << " of " << fair;
+    }
+  }
 }
 
 // What each holds is its own, in any order of coming and going.

@@ -50,18 +50,25 @@ bool BufferPool::CanAcquire(uint64_t bytes, const Share& share) const {
 
 uint8_t* BufferPool::Acquire(uint64_t bytes, Share* share) {
   DMU_CHECK(bytes <= kBufferBytes);
-  if (!CanAcquire(bytes, *share)) return nullptr;
-  uint8_t* buffer = nullptr;
-  if (FitsPiece(bytes)) {
-    buffer = AcquirePiece();
-    share->bytes += kPieceBytes;
-  } else {
-    buffer = memory_ + size_t{AcquireWhole()} * kBufferBytes;
-    share->bytes += kBufferBytes;
+  if (uint8_t* given = std::exchange(share->given, nullptr)) {
+    if (bytes <= Bytes(given)) return given;
+    Release(given, share);
   }
-  // What was given back in one may be enough for several that wait.
-  if (waiters_head_ != nullptr) PassOn();
-  return buffer;
+  return CanAcquire(bytes, *share) ? Take(bytes, share) : nullptr;
+}
+
+uint8_t* BufferPool::Take(uint64_t bytes, Share* share) {
+  if (FitsPiece(bytes)) {
+    share->bytes += kPieceBytes;
+    return AcquirePiece();
+  }
+  share->bytes += kBufferBytes;
+  return memory_ + size_t{AcquireWhole()} * kBufferBytes;
+}
+
+uint64_t BufferPool::Bytes(const uint8_t* buffer) const {
+  const size_t i = static_cast<size_t>(buffer - memory_) / kBufferBytes;
+  return pieces_[i] != 0 ? kPieceBytes : uint64_t{run_[i]} * kBufferBytes;
 }
 
 uint8_t* BufferPool::AcquireRun(uint64_t bytes, Share* share,
@@ -70,17 +77,17 @@ uint8_t* BufferPool::AcquireRun(uint64_t bytes, Share* share,
       (std::min<uint64_t>(bytes, kRunBytesMax) + kBufferBytes - 1) /
       kBufferBytes;
   // As much again stays for others.
-  const uint64_t most = std::min<uint64_t>(wanted, free_count_ / 2);
+  uint64_t most = std::min<uint64_t>(wanted, free_count_ / 2);
+  if (waiters_head_ != nullptr || share->given != nullptr) most = 1;
   for (auto buffers = static_cast<uint32_t>(most); buffers > 1; --buffers) {
     const uint64_t run_bytes = uint64_t{buffers} * kBufferBytes;
     const uint64_t left_bytes = uint64_t{free_count_} * kBufferBytes;
     if (share->bytes + run_bytes > left_bytes) continue;
     const uint32_t first = FindRun(buffers);
     if (first == count_) continue;
-    Take(first, buffers);
+    MarkTaken(first, buffers);
     share->bytes += run_bytes;
     *got_bytes = std::min(bytes, run_bytes);
-    if (waiters_head_ != nullptr) PassOn();
     return memory_ + size_t{first} * kBufferBytes;
   }
   *got_bytes = std::min<uint64_t>(bytes, kBufferBytes);
@@ -98,7 +105,7 @@ uint32_t BufferPool::FindRun(uint32_t buffers) const {
   return count_;
 }
 
-void BufferPool::Take(uint32_t first, uint32_t buffers) {
+void BufferPool::MarkTaken(uint32_t first, uint32_t buffers) {
   for (uint32_t i = first; i < first + buffers; ++i) free_[i] = false;
   free_count_ -= buffers;
   run_[first] = static_cast<uint8_t>(buffers);
@@ -109,7 +116,7 @@ void BufferPool::Take(uint32_t first, uint32_t buffers) {
   }
 }
 
-void BufferPool::Free(uint32_t first, uint32_t buffers) {
+void BufferPool::MarkFree(uint32_t first, uint32_t buffers) {
   for (uint32_t i = first; i < first + buffers; ++i) {
     DMU_CHECK(!free_[i]);
     free_[i] = true;
@@ -122,7 +129,7 @@ void BufferPool::Free(uint32_t first, uint32_t buffers) {
 uint32_t BufferPool::AcquireWhole() {
   const uint32_t i = FindRun(1);
   DMU_CHECK(i < count_);
-  Take(i, 1);
+  MarkTaken(i, 1);
   return i;
 }
 
@@ -146,17 +153,16 @@ void BufferPool::Release(uint8_t* buffer, Share* share) {
   DMU_CHECK(distance % kPieceBytes == 0);
   DMU_CHECK(distance / kBufferBytes < count_);
   const auto i = static_cast<uint32_t>(distance / kBufferBytes);
-  const uint64_t bytes =
-      pieces_[i] != 0 ? kPieceBytes : uint64_t{run_[i]} * kBufferBytes;
+  const uint64_t bytes = Bytes(buffer);
   DMU_CHECK(bytes > 0 && share->bytes >= bytes);
   share->bytes -= bytes;
   if (pieces_[i] != 0) {
     ReleasePiece(i, distance % kBufferBytes / kPieceBytes);
   } else {
     DMU_CHECK(distance % kBufferBytes == 0);
-    Free(i, run_[i]);
+    MarkFree(i, run_[i]);
   }
-  PassOn();
+  HandOut();
 }
 
 void BufferPool::ReleasePiece(uint32_t i, uint32_t piece) {
@@ -169,20 +175,24 @@ void BufferPool::ReleasePiece(uint32_t i, uint32_t piece) {
   partial_.erase(std::find(partial_.begin(), partial_.end(), i));
   pieces_free_ -= kPieces;
   --cut_;
-  Free(i, 1);
+  MarkFree(i, 1);
 }
 
-void BufferPool::PassOn() {
-  for (Waiter* waiter = waiters_head_; waiter != nullptr;
-       waiter = static_cast<Waiter*>(waiter->next)) {
+// Nobody who can get something is left waiting: what others ask for later is
+// more than that.
+void BufferPool::HandOut() {
+  Waiter* next = nullptr;
+  for (Waiter* waiter = waiters_head_; waiter != nullptr; waiter = next) {
+    next = static_cast<Waiter*>(waiter->next);
     if (!CanAcquire(waiter->bytes, *waiter->share)) continue;
-    CancelWait(waiter);
+    Unlink(waiter);
+    DMU_CHECK(waiter->share->given == nullptr);
+    waiter->share->given = Take(waiter->bytes, waiter->share);
     waiter->run(waiter->context);
-    return;
   }
 }
 
-void BufferPool::Wait(Waiter* waiter, uint64_t bytes, const Share* share) {
+void BufferPool::Wait(Waiter* waiter, uint64_t bytes, Share* share) {
   waiter->bytes = bytes;
   waiter->share = share;
   if (waiter->queued) return;
@@ -197,21 +207,28 @@ void BufferPool::Wait(Waiter* waiter, uint64_t bytes, const Share* share) {
 }
 
 void BufferPool::CancelWait(Waiter* waiter) {
-  Waiter* previous = nullptr;
-  for (Waiter* at = waiters_head_; at != nullptr;
-       previous = at, at = static_cast<Waiter*>(at->next)) {
-    if (at != waiter) continue;
-    auto* next = static_cast<Waiter*>(at->next);
-    if (previous != nullptr) {
-      previous->next = next;
-    } else {
-      waiters_head_ = next;
-    }
-    if (waiters_tail_ == at) waiters_tail_ = previous;
-    at->next = nullptr;
-    at->queued = false;
-    return;
+  if (waiter->queued) {
+    Unlink(waiter);
+  } else if (waiter->share != nullptr && waiter->share->given != nullptr) {
+    Release(std::exchange(waiter->share->given, nullptr), waiter->share);
   }
+}
+
+void BufferPool::Unlink(Waiter* waiter) {
+  Waiter* previous = nullptr;
+  for (Waiter* at = waiters_head_; at != waiter;
+       at = static_cast<Waiter*>(at->next)) {
+    previous = at;
+  }
+  auto* next = static_cast<Waiter*>(waiter->next);
+  if (previous != nullptr) {
+    previous->next = next;
+  } else {
+    waiters_head_ = next;
+  }
+  if (waiters_tail_ == waiter) waiters_tail_ = previous;
+  waiter->next = nullptr;
+  waiter->queued = false;
 }
 
 void BufferPool::TellOfBurst(uint32_t few, Task* burst) {

@@ -4,7 +4,9 @@
 //
 // Address space only until a buffer is first used; nothing grows. A channel
 // that gets no buffer does not read its file, so the pressure stays with the
-// kernel's queue, and waits here for the next one that is given back.
+// kernel's queue, and waits here for the next one that is given back. That one
+// is its own from then on: who is busy and asks all the time does not take it
+// from who has waited.
 //
 // Nobody gets more than is left for the others: a channel whose storage does
 // not answer ends up with half of the pool, the next one with a quarter, and
@@ -46,41 +48,44 @@ class BufferPool {
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
-  // What one channel holds. Outlives all that it has and its Waiter.
+  // What one channel holds. Outlives all that it has and its Waiter, of which
+  // it has at most one.
   struct Share {
     uint64_t bytes = 0;
+    // Kept for it by the pool since its Waiter was run; part of `bytes`.
+    uint8_t* given = nullptr;
   };
-  // Linked in the pool while it waits; then it runs once, from inside Acquire,
-  // Release or PassOn, and must not call the pool from there.
+  // Linked in the pool while it waits; then it runs once, from inside Release
+  // or CancelWait, and must not call the pool from there.
   struct Waiter : Task {
     using Task::Task;
     uint64_t bytes = 0;
-    const Share* share = nullptr;
+    Share* share = nullptr;
   };
 
   // At least `bytes`, of at most kBufferBytes, page aligned; nullptr when there
   // is none, or none for this share.
   uint8_t* Acquire(uint64_t bytes, Share* share);
   // As Acquire, for any number of bytes: *got_bytes says how many there is room
-  // for, which may be fewer; not fewer than Acquire gives.
+  // for, which may be fewer; not fewer than Acquire gives, and what to wait for
+  // when there is none.
   uint8_t* AcquireRun(uint64_t bytes, Share* share, uint64_t* got_bytes);
-  // Gives it back and runs the longest waiting task that can get what it waits
-  // for, if there is one.
+  // Gives it back. What is free then is for those who wait, the first of them
+  // first; who cannot have it does not keep it from the next one.
   void Release(uint8_t* buffer, Share* share);
 
-  // Runs `waiter` when Acquire may succeed for it. It has to ask then, and
-  // perhaps to wait again.
-  void Wait(Waiter* waiter, uint64_t bytes, const Share* share);
-  // Who was run, or taken out, and does not ask any more, calls PassOn: another
-  // may have use for what is free.
+  // After Acquire gave nothing: runs `waiter` when there is a buffer for it,
+  // which the next Acquire of that share gets.
+  void Wait(Waiter* waiter, uint64_t bytes, Share* share);
+  // No effect on one that never waited. Gives back what it was run for and has
+  // not asked for.
   void CancelWait(Waiter* waiter);
-  void PassOn();
 
   uint32_t count() const { return count_; }
   // With a piece in use, or whole.
   uint32_t in_use() const { return count_ - free_count_; }
-  // Runs `burst` once, from inside Acquire, when more than `few` are in use;
-  // nullptr takes it back.
+  // Runs `burst` once, from inside Acquire or Release, when more than `few` are
+  // in use; nullptr takes it back.
   void TellOfBurst(uint32_t few, Task* burst);
   // The most that were in use since the last call, at least what is now.
   uint32_t TakePeak();
@@ -97,8 +102,13 @@ class BufferPool {
   }
   // The first of `buffers` free ones in a row; count_ when there are none.
   uint32_t FindRun(uint32_t buffers) const;
-  void Take(uint32_t first, uint32_t buffers);
-  void Free(uint32_t first, uint32_t buffers);
+  void MarkTaken(uint32_t first, uint32_t buffers);
+  void MarkFree(uint32_t first, uint32_t buffers);
+  uint8_t* Take(uint64_t bytes, Share* share);
+  void HandOut();
+  void Unlink(Waiter* waiter);
+  // Of the buffer, or piece of one, that begins there and is in use.
+  uint64_t Bytes(const uint8_t* buffer) const;
   uint32_t AcquireWhole();
   uint8_t* AcquirePiece();
   void ReleasePiece(uint32_t i, uint32_t piece);

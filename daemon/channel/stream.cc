@@ -626,7 +626,6 @@ void StreamChannel::StopWatching() {
 void StreamChannel::CancelWaits() {
   StopWatching();
   pool_->CancelWait(&buffer_wait_);
-  pool_->PassOn();  // it may have been our turn
   if (!CallIsOver()) options_.call->Cancel();
 }
 

@@ -75,6 +75,7 @@ class Registry {
   absl::StatusOr<std::vector<proto::DeviceStatus>> Status(
       const std::string& name, bool with_latency = false) const;
 
+  static constexpr uint64_t kReadyUs = 10'000'000;
   // Attaches every recorded device; what cannot be attached is logged and its
   // record kept, unless its dm device is gone. What somebody else has in use -
   // as a disk is by a killed daemon's last I/O, for minutes if it is stuck - is
@@ -85,7 +86,6 @@ class Registry {
   // merge that is to go on waits for its undo log in the same way.
   // `done` runs when all of them are served, given up, or waited for in vain
   // for kReadyUs; from inside this call when there is none.
-  static constexpr uint64_t kReadyUs = 10'000'000;
   void Recover(std::function<void()> done);
 
   // Stops all devices and keeps their records, for the next daemon.

@@ -170,7 +170,6 @@ void UblkChannel::CloseDevice() {
   loop_->Cancel(&flush_task_);
   loop_->Cancel(&retry_task_);
   pool_->CancelWait(&buffer_wait_);
-  pool_->PassOn();  // it may have been our turn
   ring_.Close();
   if (device_stopped_) {
     keeper_.Dismiss();
