@@ -127,39 +127,63 @@ TEST(InheritedSocketTest, IsNamedByTheEnvironment) {
   unsetenv("ANDROID_SOCKET_a_b_c");
 }
 
+// systemd passes the sockets of a unit in the order in which they stand there,
+// and may name them; the daemon goes by where they are bound.
 TEST(InheritedSocketTest, OfSystemdIsTheOneBoundToThePath) {
   char folder[] = "/tmp/dmu-inherited.XXXXXX";
   ASSERT_NE(mkdtemp(folder), nullptr);
-  const std::string path = std::string(folder) + "/control";
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  memcpy(address.sun_path, path.data(), path.size());
-  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM, 0));
-  ASSERT_EQ(
-      bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)),
-      0);
-  const std::string count = absl::StrCat(fd.get() - 2);
-  const std::string self = absl::StrCat(getpid());
+  const std::string paths[] = {std::string(folder) + "/control",
+                               std::string(folder) + "/control-text"};
+  // One after the other, and nothing but these and their predecessors.
+  int fds[2];
+  UniqueFd owners[2];
+  for (int i = 0; i < 2; ++i) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    memcpy(address.sun_path, paths[i].data(), paths[i].size());
+    owners[i].reset(socket(AF_UNIX, SOCK_STREAM, 0));
+    fds[i] = owners[i].get();
+    ASSERT_EQ(
+        bind(fds[i], reinterpret_cast<sockaddr*>(&address), sizeof(address)),
+        0);
+  }
+  ASSERT_LT(fds[0], fds[1]);
+  const auto pass = [](int count) {
+    setenv("LISTEN_FDS", absl::StrCat(count).c_str(), 1);
+  };
+  const auto find = [&paths](int i) {
+    return InheritedSystemdSocket(paths[i]);
+  };
   unsetenv("LISTEN_PID");
   unsetenv("LISTEN_FDS");
-  EXPECT_EQ(InheritedSystemdSocket(path), -1);
-  setenv("LISTEN_FDS", count.c_str(), 1);
-  EXPECT_EQ(InheritedSystemdSocket(path), -1);
-  setenv("LISTEN_PID", self.c_str(), 1);
-  EXPECT_EQ(InheritedSystemdSocket(path), fd.get());
-  EXPECT_EQ(InheritedSystemdSocket(path + "2"), -1);
-  setenv("LISTEN_FDS", absl::StrCat(fd.get() - 3).c_str(), 1);
-  EXPECT_EQ(InheritedSystemdSocket(path), -1) << "behind the last one";
+  EXPECT_EQ(find(0), -1);
+  pass(fds[1] - 2);
+  EXPECT_EQ(find(0), -1);
+  setenv("LISTEN_PID", absl::StrCat(getpid()).c_str(), 1);
+  for (const char* names : {"", "a:b", "b", "control-text:control", "::::::"}) {
+    setenv("LISTEN_FDNAMES", names, 1);
+    EXPECT_EQ(find(0), fds[0]) << names;
+    EXPECT_EQ(find(1), fds[1]) << names;
+  }
+  unsetenv("LISTEN_FDNAMES");
+  EXPECT_EQ(find(0), fds[0]);
+  EXPECT_EQ(find(1), fds[1]);
+  EXPECT_EQ(InheritedSystemdSocket(paths[1] + "2"), -1);
+  EXPECT_EQ(InheritedSystemdSocket(paths[1].substr(0, paths[1].size() - 1)),
+            -1);
+  pass(fds[1] - 3);
+  EXPECT_EQ(find(0), fds[0]);
+  EXPECT_EQ(find(1), -1) << "behind the last one";
   for (const char* wrong : {"", "-1", "x", "1x"}) {
     setenv("LISTEN_FDS", wrong, 1);
-    EXPECT_EQ(InheritedSystemdSocket(path), -1) << wrong;
+    EXPECT_EQ(find(0), -1) << wrong;
   }
-  setenv("LISTEN_FDS", count.c_str(), 1);
+  pass(fds[1] - 2);
   setenv("LISTEN_PID", absl::StrCat(getppid()).c_str(), 1);
-  EXPECT_EQ(InheritedSystemdSocket(path), -1) << "of the parent";
+  EXPECT_EQ(find(0), -1) << "of the parent";
   unsetenv("LISTEN_PID");
   unsetenv("LISTEN_FDS");
-  unlink(path.c_str());
+  for (const std::string& path : paths) unlink(path.c_str());
   rmdir(folder);
 }
 

@@ -4,7 +4,8 @@
 # Goal: who installs the units and lists devices in /etc/dm-usertab finds them
 # served after a reboot, one of them mounted; the daemon can be killed, hung,
 # restarted and stopped under load, and whoever reads and writes notices nothing;
-# the machine goes down without losing what was written last.
+# the machine goes down without losing what was written last. A client of Android's
+# text commands finds the daemon by a socket of systemd's, too, and starts it.
 # Method: a booted Debian, three times.
 # Disks: vda old image, vdb COW, vdc new image, vdd empty: for a file system with
 # an image in it.
@@ -13,6 +14,7 @@ set -euo pipefail
 source /vm/guest-daemon.sh
 
 transport=${1:-dm-user}
+readonly ANDROID_SOCKET=/run/dm-user/snapuserd
 
 main_pid() { systemctl show --property=MainPID --value dm-user.service; }
 
@@ -32,6 +34,14 @@ is_active() {
   for unit; do
     systemctl --quiet is-active "$unit" || fail "$(systemctl status "$unit" 2>&1)"
   done
+}
+
+# check_android - the text commands are answered.
+check_android() {
+  local answer
+  answer=$(/vm-disk/usr/local/bin/android_client "$ANDROID_SOCKET" query) || true
+  [ "$answer" = active ] ||
+    fail "Android's query: '$answer'; $(systemctl status dm-user.service dm-user.socket)"
 }
 
 # check_new - reads all of the snapshot past the cache.
@@ -78,7 +88,11 @@ install_all() {
     echo ublk_drv >/etc/modules-load.d/dm-user.conf
     install -D -m 644 /vm/ublk.conf /etc/systemd/system/dm-user.service.d/ublk.conf
   fi
-  mkdir -p /etc/systemd/system/dm-user.service.d
+  mkdir -p /etc/systemd/system/dm-user.{service,socket}.d
+  printf '[Socket]\nListenStream=%s\n' "$ANDROID_SOCKET" \
+    >/etc/systemd/system/dm-user.socket.d/android.conf
+  printf '[Service]\nExecStart=\nExecStart=/usr/local/sbin/dmuserd --android-socket %s\n' \
+    "$ANDROID_SOCKET" >/etc/systemd/system/dm-user.service.d/android.conf
   printf '[Service]\nWatchdogSec=20\n' \
     >/etc/systemd/system/dm-user.service.d/watchdog.conf
   systemctl daemon-reload
@@ -95,6 +109,12 @@ first_boot() {
   if systemctl --quiet is-active dm-user.service; then fail "active too early"; fi
   dmuserctl status >/dev/null || fail "$(systemctl status dm-user.service)"
   is_active dm-user.service
+  # So does the first of Android's commands; both sockets are systemd's, before and
+  # after.
+  systemctl stop dm-user.service 2>/dev/null
+  check_android
+  is_active dm-user.service
+  dmuserctl status >/dev/null || fail "$(systemctl status dm-user.service)"
 
   # An image with a file system, on a file system that is mounted at boot.
   mkfs.ext4 -q -L data /dev/vdd
@@ -162,6 +182,7 @@ second_boot() {
   next=$(main_pid)
   [ "$next" -ne 0 ] || fail "not started"
   wait_turns 2
+  check_android
   echo "ok: stopped"
 
   touch /run/enough
