@@ -238,6 +238,45 @@ int SuspendAndResume(const std::string& name) {
   return error;
 }
 
+// What a device consists of, as far as it is of interest here.
+struct FirstTarget {
+  // Empty where there is no table; of DM_DEVICE_STATUS the parameters are the
+  // status.
+  DeviceTable table;
+  bool is_only = false;
+  bool has_our_uuid = false;
+};
+
+// `type`: DM_DEVICE_TABLE or DM_DEVICE_STATUS.
+absl::StatusOr<FirstTarget> ReadFirstTarget(int type, const std::string& name) {
+  TaskPtr task = MakeTask(type, name);
+  if (task == nullptr) return NoMemory();
+  dm_info info = {};
+  if (dm_task_run(task.get()) == 0 ||
+      dm_task_get_info(task.get(), &info) == 0 || info.exists == 0) {
+    return NotFound(name);
+  }
+  uint64_t start = 0;
+  uint64_t length = 0;
+  char* target = nullptr;
+  char* parameters = nullptr;
+  FirstTarget first;
+  first.is_only = dm_get_next_target(task.get(), nullptr, &start, &length,
+                                     &target, &parameters) == nullptr;
+  first.has_our_uuid = IsOurUuid(dm_task_get_uuid(task.get()));
+  if (target != nullptr) {
+    first.table = {target, parameters != nullptr ? parameters : "", length};
+  }
+  return first;
+}
+
+absl::Status OfAnotherKind(const std::string& name, const FirstTarget& first) {
+  const std::string& target = first.table.target;
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": is a device-mapper device of another kind (",
+                   target.empty() ? "without a table" : target, ")"));
+}
+
 // Whatever its target is.
 absl::Status Remove(const std::string& name) {
   TaskPtr task = MakeTask(DM_DEVICE_REMOVE, name);
@@ -381,25 +420,12 @@ absl::Status SwapVerityTable(const VerityDevice& device) {
 }
 
 absl::StatusOr<std::string> VerityStatus(const std::string& name) {
-  TaskPtr task = MakeTask(DM_DEVICE_STATUS, name);
-  if (task == nullptr) return NoMemory();
-  dm_info info = {};
-  if (dm_task_run(task.get()) == 0 ||
-      dm_task_get_info(task.get(), &info) == 0 || info.exists == 0) {
-    return NotFound(name);
+  auto first = ReadFirstTarget(DM_DEVICE_STATUS, name);
+  if (!first.ok()) return first.status();
+  if (first->table.target != kVerity || !first->has_our_uuid) {
+    return OfAnotherKind(name, *first);
   }
-  uint64_t start = 0;
-  uint64_t length = 0;
-  char* type = nullptr;
-  char* parameters = nullptr;
-  dm_get_next_target(task.get(), nullptr, &start, &length, &type, &parameters);
-  if (type == nullptr || strcmp(type, kVerity) != 0 ||
-      !IsOurUuid(dm_task_get_uuid(task.get()))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ": is a device-mapper device of another kind (",
-                     type != nullptr ? type : "without a table", ")"));
-  }
-  return std::string(parameters != nullptr ? parameters : "");
+  return first->table.parameters;
 }
 
 absl::Status RemoveVerityDevice(const std::string& name) {
@@ -408,31 +434,16 @@ absl::Status RemoveVerityDevice(const std::string& name) {
 }
 
 absl::StatusOr<DeviceTable> ReadTable(const std::string& name) {
-  TaskPtr task = MakeTask(DM_DEVICE_TABLE, name);
-  if (task == nullptr) return NoMemory();
-  dm_info info = {};
-  if (dm_task_run(task.get()) == 0 ||
-      dm_task_get_info(task.get(), &info) == 0 || info.exists == 0) {
-    return NotFound(name);
-  }
-  uint64_t start = 0;
-  uint64_t length = 0;
-  char* type = nullptr;
-  char* parameters = nullptr;
-  void* next = dm_get_next_target(task.get(), nullptr, &start, &length, &type,
-                                  &parameters);
-  const char* uuid = dm_task_get_uuid(task.get());
-  if (type == nullptr && IsOurUuid(uuid)) return DeviceTable{kTarget, "", 0};
+  auto first = ReadFirstTarget(DM_DEVICE_TABLE, name);
+  if (!first.ok()) return first.status();
+  const std::string& target = first->table.target;
+  if (target.empty() && first->has_our_uuid) return DeviceTable{kTarget, "", 0};
   // One of target "user" is ours even when it was made by hand.
-  const bool ours = type != nullptr && next == nullptr &&
-                    (strcmp(type, kTarget) == 0 ||
-                     (strcmp(type, kLinear) == 0 && IsOurUuid(uuid)));
-  if (!ours) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, ": is a device-mapper device of another kind (",
-                     type != nullptr ? type : "without a table", ")"));
-  }
-  return DeviceTable{type, parameters != nullptr ? parameters : "", length};
+  const bool ours =
+      first->is_only &&
+      (target == kTarget || (target == kLinear && first->has_our_uuid));
+  if (!ours) return OfAnotherKind(name, *first);
+  return first->table;
 }
 
 absl::StatusOr<std::string> UserDeviceStatus(const std::string& name) {
@@ -441,15 +452,9 @@ absl::StatusOr<std::string> UserDeviceStatus(const std::string& name) {
   if (table->target == kLinear) {
     return absl::StrCat("linear ", table->parameters);
   }
-  TaskPtr task = MakeTask(DM_DEVICE_STATUS, name);
-  if (task == nullptr) return NoMemory();
-  if (dm_task_run(task.get()) == 0) return NotFound(name);
-  uint64_t start = 0;
-  uint64_t length = 0;
-  char* type = nullptr;
-  char* parameters = nullptr;
-  dm_get_next_target(task.get(), nullptr, &start, &length, &type, &parameters);
-  return std::string(parameters != nullptr ? parameters : "");
+  auto first = ReadFirstTarget(DM_DEVICE_STATUS, name);
+  if (!first.ok()) return first.status();
+  return first->table.parameters;
 }
 
 absl::Status RemoveUserDevice(const std::string& name) {
