@@ -41,9 +41,8 @@ dm_user_channel ModeOf(ChannelWay way, uint64_t features) {
   return mode;
 }
 
-// Why the channel cannot work in this way; nullptr when it can, and then kUring
-// has reserved its place.
-const char* WhyNot(ChannelWay way, uint64_t features, Ring* ring) {
+// Why there is no such way; nullptr when there is.
+const char* WhyNot(ChannelWay way, uint64_t features, const Ring* ring) {
   switch (way) {
     case ChannelWay::kUring:
       if ((features & DM_USER_FEATURE_URING) == 0 ||
@@ -58,10 +57,6 @@ const char* WhyNot(ChannelWay way, uint64_t features, Ring* ring) {
         return "the daemon has no io_uring (--io sync, or the kernel gives "
                "none)";
       }
-      if (!ring->ReservePlace()) {
-        return "as many devices as the daemon's io_uring has room for use it "
-               "already";
-      }
       return nullptr;
     case ChannelWay::kBatch:
       return (features & DM_USER_FEATURE_BATCH) == 0
@@ -70,6 +65,18 @@ const char* WhyNot(ChannelWay way, uint64_t features, Ring* ring) {
     default:
       return nullptr;
   }
+}
+
+// nullptr: the channel shall work in this way, which for kUring has reserved a
+// place of the ring. Else why it cannot, and nothing is reserved.
+const char* ReserveWay(ChannelWay way, uint64_t features, Ring* ring) {
+  const char* why_not = WhyNot(way, features, ring);
+  if (why_not == nullptr && way == ChannelWay::kUring &&
+      !ring->ReservePlace()) {
+    why_not =
+        "as many devices as the daemon's io_uring has room for use it already";
+  }
+  return why_not;
 }
 
 std::string NodePath(const std::string& name) {
@@ -265,7 +272,7 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(
       const char* lacks =
           way == ChannelWay::kUring && geometry.direct_io
               ? "answers come late past the page cache, and cost less so"
-              : WhyNot(way, info.features, options.ring);
+              : ReserveWay(way, info.features, options.ring);
       if (lacks == nullptr) {
         parts.way = way;
         break;
@@ -274,7 +281,7 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(
     }
   } else {
     parts.way = options.way;
-    why_not = WhyNot(options.way, info.features, options.ring);
+    why_not = ReserveWay(options.way, info.features, options.ring);
     if (why_not != nullptr) {
       return absl::FailedPreconditionError(absl::StrCat(
           path, ": --channel ", ChannelWayName(options.way), ": ", why_not,
