@@ -8,15 +8,20 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
 
 #include "daemon/backend/file.h"
+#include "daemon/backend/merge_governor.h"
 #include "daemon/backend/null.h"
+#include "daemon/backend/snapshot.h"
 #include "daemon/base/buffer_pool.h"
 #include "daemon/channel/stream.h"
 #include "daemon/channel/wire.h"
@@ -27,6 +32,7 @@
 #include "gtest/gtest.h"
 #include "test/fake_call.h"
 #include "test/fake_kernel.h"
+#include "test/sim/scenario.h"
 
 namespace dmu {
 namespace {
@@ -242,7 +248,19 @@ class TemporaryFile {
     fd_.reset(mkstemp(path_));
     EXPECT_EQ(ftruncate(fd_.get(), static_cast<off_t>(bytes)), 0);
   }
+  explicit TemporaryFile(const std::vector<uint8_t>& content)
+      : TemporaryFile(content.size()) {
+    EXPECT_EQ(pwrite(fd_.get(), content.data(), content.size(), 0),
+              static_cast<ssize_t>(content.size()));
+  }
   ~TemporaryFile() { unlink(path_); }
+  std::vector<uint8_t> Content() const {
+    std::vector<uint8_t> content(
+        static_cast<size_t>(lseek(fd_.get(), 0, SEEK_END)));
+    EXPECT_EQ(pread(fd_.get(), content.data(), content.size(), 0),
+              static_cast<ssize_t>(content.size()));
+    return content;
+  }
   const char* path() const { return path_; }
 
  private:
@@ -307,11 +325,78 @@ TEST_P(ChannelTest, RandomTrafficMatchesTheFile) {
     }
     StopDevice();
     device_.reset();
-    std::vector<uint8_t> content(kSizeBytes);
-    UniqueFd fd(open(file.path(), O_RDONLY | O_CLOEXEC));
-    ASSERT_EQ(read(fd.get(), content.data(), content.size()),
-              static_cast<ssize_t>(kSizeBytes));
-    EXPECT_TRUE(content == oracle) << "chunk " << chunk;
+    EXPECT_TRUE(file.Content() == oracle) << "chunk " << chunk;
+  }
+}
+
+// A snapshot's reads are not of one piece of storage, end in any order, and
+// wait for a merge that changes what is below them: through each kind of
+// channel they are the target's bytes, and what a daemon leaves unanswered the
+// next one has.
+TEST_P(ChannelTest, ASnapshotIsItsTargetThroughMergeAndRestarts) {
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    sim::ScenarioOptions options;
+    options.blocks_min = 300;
+    options.blocks_max = 600;
+    options.compression = cow::Compression::kLz4;
+    options.span_log2_max = 4;
+    const sim::Scenario scenario = sim::MakeScenario(seed, options);
+    const TemporaryFile base(scenario.base), cow(scenario.cow);
+    MergeGovernor governor(loop_.get(), nullptr);
+    std::mt19937 random(static_cast<uint32_t>(seed));
+    const uint64_t sectors = scenario.target.size() / kSectorBytes;
+    std::map<uint64_t, std::pair<uint64_t, uint64_t>> reads;  // by seq
+    bool merged = false;
+    for (int life = 0; !(merged && reads.empty()); ++life) {
+      std::unique_ptr<Backend> backend;
+      OpenSnapshotBackend(OpenDisk(base.path(), false),
+                          OpenDisk(cow.path(), false), nullptr, loop_.get(),
+                          &governor,
+                          [&](absl::StatusOr<std::unique_ptr<Backend>> opened) {
+                            ASSERT_TRUE(opened.ok()) << opened.status();
+                            backend = std::move(*opened);
+                          });
+      while (backend == nullptr) loop_->Turn(/*wait=*/false);
+      MergeControl* merge = backend->merge();
+      stopped_ = false;
+      Serve(std::move(backend), /*buffers=*/5, /*slots=*/8);
+      kernel_.SetChunk(life % 2 == 0 ? size_t{1} << 16 : 4096);
+      merge->Start();
+      // Each longer than the one before: there is always one that gets on.
+      for (int turn = 0; turn < 60 * (life + 1); ++turn) {
+        if (reads.size() < 12 && random() % 3 == 0 && !merged) {
+          const uint64_t first = random() % sectors;
+          const uint64_t count =
+              1 + random() % std::min<uint64_t>(sectors - first, 400);
+          const uint64_t seq =
+              kernel_.Send(DM_USER_REQ_MAP_READ, first, count * kSectorBytes);
+          reads[seq] = {first * kSectorBytes, count * kSectorBytes};
+        }
+        kernel_.Pump();
+        loop_->Turn(/*wait=*/false);
+        for (auto read = reads.begin(); read != reads.end();) {
+          const auto reply = kernel_.TakeReply(read->first);
+          if (!reply.has_value()) {
+            ++read;
+            continue;
+          }
+          const auto& [offset, bytes] = read->second;
+          ASSERT_EQ(reply->type, DM_USER_RESP_SUCCESS);
+          ASSERT_EQ(reply->data.size(), bytes);
+          ASSERT_EQ(memcmp(reply->data.data(), &scenario.target[offset], bytes),
+                    0)
+              << "at " << offset << " in daemon " << life;
+          read = reads.erase(read);
+        }
+      }
+      const MergeStatus status = merge->status();
+      ASSERT_NE(status.state, MergeStatus::State::kFailed) << status.error;
+      merged = status.state == MergeStatus::State::kDone;
+      device_->Stop(&stopped_task_);
+      while (!stopped_) loop_->Turn(/*wait=*/false);
+      device_.reset();
+    }
+    EXPECT_TRUE(base.Content() == scenario.target);
   }
 }
 
@@ -424,6 +509,37 @@ TEST_P(ChannelTest, StopWaitsForTheBackEndBeforeItCloses) {
   const auto reply = kernel_.TakeReply(seq);
   ASSERT_TRUE(reply.has_value());
   EXPECT_EQ(reply->type, DM_USER_RESP_SUCCESS);
+}
+
+// The rest of a long answer, and those behind it, leave no more: the kernel
+// gives all of them again.
+TEST_P(ChannelTest, StopInTheMiddleOfALongAnswer) {
+  constexpr uint64_t kLong = 3 * BufferPool::kBufferBytes;
+  ScriptedBackend* backend = ServeScripted();
+  backend->hold = true;
+  const uint64_t long_one = kernel_.Send(DM_USER_REQ_MAP_READ, 0, kLong);
+  RunUntil([&] { return backend->held.size() == 1; });
+  Request* first = std::exchange(backend->held[0], nullptr);
+  backend->held.clear();
+  backend->Answer(first);
+  RunUntil([&] { return backend->held.size() == 1; });
+  std::vector<uint64_t> behind;
+  for (int i = 0; i < 3; ++i) {
+    behind.push_back(kernel_.Send(DM_USER_REQ_MAP_READ, 8, 4096));
+  }
+  RunUntil([&] { return backend->held.size() == 4; });
+  for (int i = 1; i < 4; ++i) backend->Answer(backend->held[size_t(i)]);
+  device_->Stop(&stopped_task_);
+  RunUntilIdle();
+  EXPECT_FALSE(stopped_) << "the back end still has one";
+  backend->Answer(backend->held[0]);
+  RunUntil([&] { return stopped_; });
+  EXPECT_EQ(pool_->in_use(), 0u);
+  device_.reset();
+  stopped_ = false;
+  ServeScripted();
+  EXPECT_EQ(Answer(long_one).data.size(), kLong);
+  for (const uint64_t seq : behind) EXPECT_EQ(Answer(seq).data.size(), 4096u);
 }
 
 TEST_P(ChannelTest, StopInTheMiddleOfAHeaderAndOfAPayload) {

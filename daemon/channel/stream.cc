@@ -367,12 +367,12 @@ void StreamChannel::SegmentDone(Slot* slot) {
       if (last && slot->done_bytes == 0 && fd_.valid()) {
         QueueReply(slot);
       } else {
-        FreeSlot(slot);
+        Drop(slot);
       }
       Settle();
       return;
     default:
-      FreeSlot(slot);
+      Drop(slot);
       Settle();
       return;
   }
@@ -573,6 +573,12 @@ bool StreamChannel::HasSlot() {
   slot->continue_task.context = slot;
   free_slots_ = slot;
   return true;
+}
+
+// One whose answer has begun to leave is the first in the queue for that: it
+// goes with the others there.
+void StreamChannel::Drop(Slot* slot) {
+  if (slot != output_head_) FreeSlot(slot);
 }
 
 void StreamChannel::FreeSlot(Slot* slot) {

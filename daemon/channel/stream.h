@@ -150,6 +150,7 @@ class StreamChannel : public Channel, private BatchCall::User {
   // Whether there is a free one; makes one if there may be more.
   bool HasSlot();
   void FreeSlot(Slot* slot);
+  void Drop(Slot* slot);
   // Sees to it that whatever can go on is told of.
   void UpdateEvents();
   void StopWatching();

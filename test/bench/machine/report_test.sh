@@ -31,7 +31,7 @@ has '| raw | (10.0) |'
 has '| batch | **15.0** (25.0; 8.33) |'
 has '| to reach, 6.12 | ≤ 12 |'
 has '| **both: no message, copy or switch yet** | **5.00** |'
-has '| dmuserd without storage (`map --null`) | 7.00 |'
+has "| dmuserd without storage (\`map --null\`) | 7.00 |"
 has '| raw | 4.00 / - / - | - |'
 has '| batch | 4.00 / 3.00 / 1.00 | 321 |'
 has '| ours-merging | **0.50** (20.0) merged before the end | 321 |'
