@@ -514,7 +514,7 @@ TEST_P(ChannelTest, StopWaitsForTheBackEndBeforeItCloses) {
 // The rest of a long answer, and those behind it, leave no more: the kernel
 // gives all of them again.
 TEST_P(ChannelTest, StopInTheMiddleOfALongAnswer) {
-  constexpr uint64_t kLong = 3 * BufferPool::kBufferBytes;
+  constexpr uint64_t kLong = 3 * BufferPool::kRunBytesMax;
   ScriptedBackend* backend = ServeScripted();
   backend->hold = true;
   const uint64_t long_one = kernel_.Send(DM_USER_REQ_MAP_READ, 0, kLong);
