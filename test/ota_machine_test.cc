@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "test/ota_model.h"
 #include "tools/ota/executor.h"
@@ -35,10 +36,11 @@ constexpr Command kOrders[] = {
 };
 
 std::string Describe(const Faults& faults) {
-  return absl::StrCat(faults.save != SaveFault::kNone ? " save" : "",
-                      faults.map ? " map" : "", faults.verity ? " verity" : "",
-                      faults.merge ? " merge" : "", faults.undo ? " undo" : "",
-                      faults.other ? " other" : "", " cut ", faults.cut_before);
+  return absl::StrCat(
+      faults.save != SaveFault::kNone ? " save" : "", faults.map ? " map" : "",
+      faults.map_lies ? " map-lies" : "", faults.verity ? " verity" : "",
+      faults.merge ? " merge" : "", faults.undo ? " undo" : "",
+      faults.other ? " other" : "", " cut ", faults.cut_before);
 }
 
 struct Order {
@@ -90,7 +92,7 @@ class OtaMachineTest : public testing::TestWithParam<bool> {
   Result Run(const Model& from, const Order& order, const Faults& faults) {
     Model model = from;
     ModelWorld world(&model, faults);
-    ota::Facts facts = ModelFacts(undo_logs());
+    ota::Facts facts = ModelFacts(model, undo_logs());
     facts.untried = order.untried;
     Result result = {ota::RunCommand(&world, order.command, facts), {}, 0};
     ++runs_;
@@ -184,6 +186,18 @@ class OtaMachineTest : public testing::TestWithParam<bool> {
     all.push_back({.undo = true});
     all.push_back({.other = true});
     all.push_back({.map = true, .other = true});
+    if (order.command != Command::kBoot) return all;
+    // What was mapped cannot be unmapped either.
+    for (const SaveFault save : kSaveFaults) {
+      for (int bits = 0; bits < 8; ++bits) {
+        all.push_back({.save = save,
+                       .map_lies = (bits & 1) != 0,
+                       .verity = (bits & 1) == 0,
+                       .merge = (bits & 2) != 0,
+                       .undo = (bits & 4) != 0,
+                       .other = true});
+      }
+    }
     return all;
   }
 
@@ -410,6 +424,21 @@ TEST_P(OtaFlowTest, WhatCannotBeMappedIsGivenUpBeforeTheMergeOnly) {
   EXPECT_EQ(model_.OnBases(), System::kNone);
   EXPECT_EQ(Reboot({.map = true}), System::kNew) << "merged before the boot";
   EXPECT_EQ(model_.state.phase(), OtaState::MERGED);
+}
+
+// The new image is damaged, and what was mapped of it is held by somebody.
+TEST_P(OtaFlowTest, NoBaseIsMountedThatIsServedToo) {
+  const Faults faults = {.verity = true, .other = true};
+  EXPECT_EQ(Give(Command::kStage), "");
+  EXPECT_EQ(Give(Command::kActivate), "");
+  model_.PowerOff(Runs::kInitramfs);
+  const std::string said = Give(Command::kBoot, faults);
+  EXPECT_THAT(said, testing::HasSubstr("no hash fits"));
+  EXPECT_THAT(said, testing::HasSubstr("a disk"));
+  EXPECT_EQ(model_.runs, Runs::kInitramfs);
+  EXPECT_EQ(model_.state.phase(), OtaState::REJECTED);
+  EXPECT_NE(Give(Command::kBoot, faults), "") << "asked again in this boot";
+  EXPECT_EQ(Reboot(), System::kOld);
 }
 
 TEST_P(OtaFlowTest, ActivatedAgainItIsTriedAgain) {

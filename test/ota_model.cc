@@ -45,6 +45,13 @@ bool Model::AllMapped() const {
   return images[0].verified;
 }
 
+bool Model::AnyMapped() const {
+  for (const ModelImage& image : images) {
+    if (image.mapped || image.verified) return true;
+  }
+  return false;
+}
+
 std::string Model::Breach() const {
   const ota::Phase phase = state.phase();
   for (const ModelImage& image : images) {
@@ -77,6 +84,9 @@ std::string Model::Breach() const {
   }
   if (runs == Runs::kPlain && OnBases() == System::kNone) {
     return "the bases change under the system that runs on them";
+  }
+  if (runs == Runs::kPlain && AnyMapped()) {
+    return "a system runs on bases that are served, too";
   }
   if (runs == Runs::kMapped && !AllMapped()) {
     return "the running system lost a device";
@@ -114,8 +124,10 @@ OtaState ModelWanted(bool undo_logs) {
   return wanted;
 }
 
-ota::Facts ModelFacts(bool undo_logs) {
-  return {.boot_id = "now", .wanted = ModelWanted(undo_logs)};
+ota::Facts ModelFacts(const Model& model, bool undo_logs) {
+  return {.boot_id = "now",
+          .wanted = ModelWanted(undo_logs),
+          .is_mapped = model.AnyMapped()};
 }
 
 void ModelWorld::Expect(bool holds, const std::string& rule) {
@@ -271,6 +283,7 @@ absl::Status ModelWorld::TakeOn(Kind kind, const ota::OtaImage& record,
       }
       if (faults_.map) return absl::UnavailableError("no module");
       image->mapped = true;
+      if (faults_.map_lies) return absl::DeadlineExceededError("no answer");
       return absl::OkStatus();
     case Kind::kMapVerity:
       if (image->verified) return absl::OkStatus();

@@ -51,6 +51,7 @@ struct Model {
   // What the bases are without the COW files.
   System OnBases() const;
   bool AllMapped() const;
+  bool AnyMapped() const;
   // What holds whenever nobody is at work. "" or what does not.
   std::string Breach() const;
   // Two models with the same key go on in the same way.
@@ -60,7 +61,7 @@ struct Model {
 // The state that the model's manifest asks for.
 ota::OtaState ModelWanted(bool undo_logs);
 // Those of the running system: it booted "now", all else was in the "past".
-ota::Facts ModelFacts(bool undo_logs);
+ota::Facts ModelFacts(const Model& model, bool undo_logs);
 
 enum class SaveFault : uint8_t {
   kNone,
@@ -78,6 +79,7 @@ class ModelWorld : public ota::World {
   struct Faults {
     SaveFault save = SaveFault::kNone;
     bool map = false;
+    bool map_lies = false;  // the device is there, and said not to be
     bool verity = false;
     bool merge = false;
     bool undo = false;

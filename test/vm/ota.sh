@@ -3,7 +3,8 @@
 #
 # Goal: an update with the kernel and the daemon: tried, blessed, merged under
 # its device, undone by the next boot, tried again, merged by a tool that is
-# killed; given up without daemon and without module.
+# killed; given up without daemon and without module, but not beside a device
+# that is in use.
 # Method: a boot is a new boot id, with nothing mapped and no daemon's memory.
 # Disks: vda old image, vdb COW, vdc new image.
 set -euo pipefail
@@ -20,6 +21,10 @@ power_on() {
   [ -z "$DAEMON_PID" ] || stop_daemon
   DAEMON_PID=
   rm -rf /run/dm-user
+  new_boot_id
+}
+
+new_boot_id() {
   boots=$((boots + 1))
   printf '%08d-0000-0000-0000-000000000000\n' "$boots" >/run/boot_id
   grep -q random/boot_id /proc/mounts ||
@@ -95,6 +100,22 @@ boot mapped
 boot plain
 grep -q 'not blessed within 2 boots' /run/boot.said || fail "no reason"
 same /dev/vda /run/disks/old.img
+
+# What is mapped and in use ends the boot: the base is not mounted beside it.
+ota activate --quiet
+boot mapped
+new_boot_id
+expect 0 mapped ota boot
+exec 9</dev/mapper/root
+new_boot_id
+expect 5 'root: is in use' ota boot
+is_phase rejected
+expect 5 'root: is in use' ota boot
+expect 0 'would unmap root' ota boot --dry-run
+exec 9<&-
+expect 0 plain ota boot
+[ ! -e /dev/mapper/root ] || fail "a base is mounted and served"
+expect 0 plain ota boot --dry-run
 
 # No daemon, then no module: the old system, at once.
 ota activate --quiet

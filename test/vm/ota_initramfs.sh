@@ -78,6 +78,24 @@ umount /proc/cmdline
 dmuserctl ota status | grep -q 'rejected, rolled back' ||
   fail "$(dmuserctl ota status)"
 
+# What is mapped and in use is not left beside a mounted base, however often the
+# script is asked; when it is gone, the old system boots.
+dmuserctl ota activate --quiet
+next_boot
+local_top || fail "$(cat /run/local-top.log)"
+exec 9</dev/mapper/root
+dmuserctl ota rollback --quiet
+for _ in 1 2; do
+  got=0
+  local_top || got=$?
+  [ "$got" -eq 3 ] || fail "no panic: $(cat /run/local-top.log)"
+  grep -q 'root: is in use' /run/local-top.log || fail "$(cat /run/local-top.log)"
+done
+exec 9<&-
+local_top || fail "$(cat /run/local-top.log)"
+[ ! -s /conf/param.conf ] || fail "$(cat /conf/param.conf)"
+[ ! -e /dev/mapper/root ] || fail "a base is mounted and served"
+
 # What is not known is not guessed.
 next_boot
 sed -i 's#ram0#nowhere#' /etc/dm-user/ota.conf

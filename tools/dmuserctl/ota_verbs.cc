@@ -237,6 +237,10 @@ absl::Status Run(Command command, ota::Store* store, ota::Facts facts,
         progress.Update(name, merge);
       });
   ota::FileWorld files(store, &devices, std::move(options));
+  if (command == Command::kBoot) {
+    const absl::StatusOr<OtaState> state = store->Load();
+    facts.is_mapped = state.ok() && files.IsAnyMapped(*state);
+  }
   Account account(&files, dry_run);
   absl::StatusOr<ota::Outcome> outcome =
       ota::RunCommand(&account, command, facts);

@@ -113,7 +113,9 @@ ota_boot() {
   ota_start_daemon
   mkdir -p /run/dm-user
   ota_images=$(dmuserctl ota boot --quiet --state "$OTA_STATE") || {
-    ota_why="neither system is whole"
+    # Whole or not, no base is mounted that is still served as part of the new
+    # system: the next boot is of what this one has put down.
+    ota_why="no system can be mounted, for the reasons above; reboot once"
     return 1
   }
   echo "$ota_images" >/run/dm-user/images

@@ -33,6 +33,7 @@ class Devices {
   virtual absl::StatusOr<Presence> Look(const Snapshot& snapshot) = 0;
   // Nothing, when it is served already; an orphan nobody uses is replaced.
   virtual absl::Status Map(const Snapshot& snapshot) = 0;
+  // OK means that no device of ours shows the image: also when none was there.
   virtual absl::Status Unmap(const std::string& name) = 0;
   // A device that shows a mapped image through its hash tree.
   struct Verified {
@@ -47,7 +48,7 @@ class Devices {
   // Nothing, when it is there already. What does not fit the root hash is
   // kDataLoss, and no device.
   virtual absl::Status MapVerity(const Verified& verified) = 0;
-  // OK, too, when it is not there.
+  // As Unmap.
   virtual absl::Status UnmapVerity(const std::string& name) = 0;
   // kNotFound; kDataLoss when something was read that does not fit its hash.
   virtual absl::Status CheckVerity(const std::string& name) = 0;

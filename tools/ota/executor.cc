@@ -6,12 +6,21 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace dmu::ota {
 namespace {
 
 std::string SentenceOf(const absl::Status& status) {
   return std::string(status.message());
+}
+
+// The last failure, and what led to it.
+absl::Status Explained(const std::vector<std::string>& warnings,
+                       const absl::Status& status) {
+  if (warnings.empty()) return status;
+  return absl::Status(status.code(), absl::StrCat(absl::StrJoin(warnings, "; "),
+                                                  "; ", status.message()));
 }
 
 }  // namespace
@@ -51,7 +60,9 @@ absl::StatusOr<Outcome> RunCommand(World* world, Command command,
     Plan other =
         PlanAfterFailure(outcome.state, command, step, SentenceOf(status),
                          absl::IsAborted(status), failures++);
-    if (other.verdict == Plan::Verdict::kRefused) return status;
+    if (other.verdict == Plan::Verdict::kRefused) {
+      return Explained(outcome.warnings, status);
+    }
     outcome.warnings.push_back(SentenceOf(status));
     plan = std::move(other);
     at = 0;

@@ -176,6 +176,14 @@ absl::Status FileWorld::Take(const Step& step, const OtaState& state) {
   return absl::OkStatus();
 }
 
+bool FileWorld::IsAnyMapped(const OtaState& state) const {
+  for (const OtaImage& image : state.image()) {
+    const absl::StatusOr<Presence> presence = devices_.Look(SnapshotOf(image));
+    if (!presence.ok() || *presence != Presence::kNone) return true;
+  }
+  return false;
+}
+
 Devices::Snapshot FileWorld::SnapshotOf(const OtaImage& image) const {
   return {.name = image.name(),
           .cow = store_.Resolve(image.cow()),

@@ -43,6 +43,9 @@ class FileWorld : public World {
   }
   absl::Status Take(const Step& step, const OtaState& state) override;
 
+  // Facts::is_mapped. What cannot be known is taken to be mapped.
+  bool IsAnyMapped(const OtaState& state) const;
+
  private:
   Devices::Snapshot SnapshotOf(const OtaImage& image) const;
   absl::Status CheckSource(const OtaImage& image, const std::string& source);

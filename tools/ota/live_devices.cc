@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <functional>
 #include <system_error>
 
 #include "absl/strings/match.h"
@@ -33,6 +34,27 @@ bool IsSame(const std::string& a, const std::string& b) {
     return S_ISBLK(of_b.st_mode) && of_a.st_rdev == of_b.st_rdev;
   }
   return of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
+bool HasNode(const std::string& name) {
+  std::error_code error;
+  return std::filesystem::exists(absl::StrCat("/dev/mapper/", name), error);
+}
+
+// Whether a device of ours has the name. kPermissionDenied when only root could
+// tell.
+absl::StatusOr<bool> IsThere(
+    const std::string& name,
+    const std::function<absl::Status(const std::string&)>& look) {
+  const absl::Status mapper = tools::CheckDeviceMapper();
+  if (absl::IsUnavailable(mapper)) return false;
+  if (!mapper.ok() && !HasNode(name)) return false;
+  if (!mapper.ok()) return mapper;
+  const absl::Status found = look(name);
+  // One of another kind shows nothing of an update.
+  if (absl::IsNotFound(found) || absl::IsInvalidArgument(found)) return false;
+  if (!found.ok()) return found;
+  return true;
 }
 
 ReadableImage ImageOf(const tools::File& file) {
@@ -74,9 +96,7 @@ absl::StatusOr<Devices::Presence> LiveDevices::Look(const Snapshot& snapshot) {
   // Without the target there is no device of it.
   if (absl::IsUnavailable(support)) return Presence::kNone;
   if (!support.ok()) {
-    std::error_code error;
-    const std::string node = absl::StrCat("/dev/mapper/", snapshot.name);
-    if (!std::filesystem::exists(node, error)) return Presence::kNone;
+    if (!HasNode(snapshot.name)) return Presence::kNone;
     return support;
   }
   const absl::Status kernel = tools::UserDeviceStatus(snapshot.name).status();
@@ -115,10 +135,12 @@ absl::Status LiveDevices::Map(const Snapshot& snapshot) {
 }
 
 absl::Status LiveDevices::Unmap(const std::string& name) {
+  const absl::StatusOr<bool> is_there = IsThere(
+      name,
+      [](const std::string& of) { return tools::ReadTable(of).status(); });
+  if (!is_there.ok() || !*is_there) return is_there.status();
   const absl::Status unmapped = tools::UnmapDevice(name, control_path_);
-  return absl::IsNotFound(unmapped) || absl::IsUnavailable(unmapped)
-             ? absl::OkStatus()
-             : unmapped;
+  return absl::IsNotFound(unmapped) ? absl::OkStatus() : unmapped;
 }
 
 absl::Status LiveDevices::MapVerity(const Verified& verified) {
@@ -160,6 +182,10 @@ absl::Status LiveDevices::MapVerity(const Verified& verified) {
 }
 
 absl::Status LiveDevices::UnmapVerity(const std::string& name) {
+  const absl::StatusOr<bool> is_there = IsThere(
+      name,
+      [](const std::string& of) { return tools::VerityStatus(of).status(); });
+  if (!is_there.ok() || !*is_there) return is_there.status();
   const absl::Status removed = tools::RemoveVerityDevice(name);
   return absl::IsNotFound(removed) ? absl::OkStatus() : removed;
 }

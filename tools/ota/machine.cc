@@ -59,9 +59,8 @@ class Builder {
 
   // All devices of the new system: a tree may be in another image.
   Builder& Map() { return Each(Kind::kMap).EachTree(Kind::kMapVerity); }
-  Builder& Unmap() {
-    return EachTree(Kind::kUnmapVerity, /*may_fail=*/true)
-        .Each(Kind::kUnmap, /*may_fail=*/true);
+  Builder& Unmap(bool may_fail = false) {
+    return EachTree(Kind::kUnmapVerity, may_fail).Each(Kind::kUnmap, may_fail);
   }
 
   // Only for images that have an undo log.
@@ -193,6 +192,7 @@ Plan PlanTrialBoot(const OtaState& state, const Facts& facts) {
         absl::StrCat("not blessed within ", state.boots_max(), " boots");
     return Builder(state)
         .Enter(OtaState::REJECTED, reason, /*may_fail=*/true)
+        .Unmap()
         .Done(Boot::kPlain, absl::StrCat("the update is given up: ", reason));
   }
   OtaState counted = state;
@@ -215,7 +215,7 @@ Plan PlanBoot(const OtaState& state, const Facts& facts) {
           .Enter(OtaState::REJECTED, "undone", /*may_fail=*/true)
           .Done();
     default:
-      return Nothing("");
+      return facts.is_mapped ? Builder(state).Unmap().Done() : Nothing("");
   }
 }
 
@@ -390,10 +390,12 @@ Plan PlanClean(const OtaState& state) {
   return builder.Each(Kind::kRemove).Save(OtaState()).Done();
 }
 
+// Given up first: what cannot be unmapped ends this boot, and the next one is
+// to know.
 Plan BackToOld(const OtaState& state, const std::string& why) {
   return Builder(state)
-      .Unmap()
       .Enter(OtaState::REJECTED, why, /*may_fail=*/true)
+      .Unmap()
       .Done(
           Boot::kPlain,
           absl::StrCat("the update is given up, the old system boots: ", why));
@@ -401,10 +403,12 @@ Plan BackToOld(const OtaState& state, const std::string& why) {
 
 Plan MergeBeforeBoot(const OtaState& state, const std::string& why) {
   Builder builder(state);
-  builder.Unmap();
+  // What is served still is merged by the daemon.
+  builder.Unmap(/*may_fail=*/true);
   if (state.phase() != OtaState::MERGING) builder.Enter(OtaState::MERGING);
   return builder.Each(Kind::kMerge)
       .Enter(OtaState::MERGED, "", /*may_fail=*/true)
+      .Unmap()
       .Done(Boot::kPlain,
             absl::StrCat("merged before the boot instead: ", why));
 }
@@ -413,17 +417,23 @@ bool IsMap(const Step& step) {
   return step.kind == Kind::kMap || step.kind == Kind::kMapVerity;
 }
 
+bool IsUnmap(const Step& step) {
+  return step.kind == Kind::kUnmap || step.kind == Kind::kUnmapVerity;
+}
+
 // Before the merge the old system is always there; then whatever of map, merge
-// and undo works makes one of the two whole.
+// and undo works makes one of the two whole. But no base is mounted that is
+// served, too: another boot it is, in which nothing is mapped at first.
 Plan AfterBootFailure(const OtaState& state, const Step& failed,
                       const std::string& why, int earlier_failures) {
+  if (IsUnmap(failed)) return Refused("");
   switch (state.phase()) {
     case OtaState::TRIAL:
       if (failed.kind == Kind::kSave && failed.state.boot_id().empty()) {
-        Plan plan;
-        plan.sentence = absl::StrCat(
-            "the boot cannot be counted, the old system boots: ", why);
-        return plan;
+        return Builder(state).Unmap().Done(
+            Boot::kPlain,
+            absl::StrCat("the boot cannot be counted, the old system boots: ",
+                         why));
       }
       return BackToOld(state, why);
     case OtaState::GOOD:

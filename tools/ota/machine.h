@@ -12,7 +12,10 @@
 //       the first of them but through GOOD.
 //   [3] A boot of the new system in TRIAL is counted durably before it is made;
 //       one that cannot be counted is not made.
-//   [4] A plan is made from the durable state, never from what an earlier run
+//   [4] No boot mounts a base while a device is mapped over it: then the
+//   command
+//       fails, and the next boot, in which nothing is mapped yet, goes on.
+//   [5] A plan is made from the durable state, never from what an earlier run
 //       remembered: every command may be cut anywhere and given again, and
 //       every step may be taken again.
 #ifndef TOOLS_OTA_MACHINE_H_
@@ -52,6 +55,8 @@ struct Facts {
   OtaState wanted = {};
   // kBless: trust it without a trial.
   bool untried = false;
+  // kBoot: a device of the update is there, of an earlier attempt of this boot.
+  bool is_mapped = false;
 };
 
 // Every step may be taken again after it was taken, wholly or in part. A check
@@ -90,7 +95,7 @@ struct Step {
 
 // What the next boot mounts.
 enum class Boot : uint8_t {
-  kPlain,   // the bases themselves
+  kPlain,   // the bases themselves; nothing is mapped
   kMapped,  // the device of every image (DeviceName)
 };
 
