@@ -17,7 +17,10 @@ readonly OTA_BOOT_LIMIT=${DMU_OTA_BOOT_LIMIT:-3000}
 
 qemu_pid=
 qemu_words=() words_of_boot=() cuts_at=() cuts_ms=()
-ended='' boots=0 cuts_made=0
+ended='' boots=0 cuts_made=0 said=''
+# Of all machines: what the guest had said last when its power was cut, in each
+# boot that was.
+cuts_behind=()
 
 # new_machine IMAGES FOLDER: one that has the old system, and no update.
 new_machine() {
@@ -82,12 +85,13 @@ now_ms() { echo $((10#${EPOCHREALTIME/[.,]/} / 1000)); }
 # ends, and has its power cut so many ms after a line that matches CUT_AT; the
 # first of all lines is "start". Where the guest asks for it, compares its disk.
 # Sets `ended`: the guest's last words; "cut"; "reset" when it wants to boot
-# again; "hangs"; "stuck"; what is wrong.
+# again; "hangs"; "stuck"; what is wrong. And `said`: the last line of the guest's
+# script, "" when it said none.
 follow() {
   local images=$1 folder=$2 show=$3 cut_at=$4 cut_ms=$5 line=start console now
   local deadline cut=''
   deadline=$(($(now_ms) + OTA_BOOT_LIMIT * 1000))
-  ended=reset
+  ended=reset said=''
   exec {console}<"$folder/console"
   while :; do
     line=${line%$'\r'}
@@ -101,6 +105,7 @@ follow() {
         line="${BASH_REMATCH[1]}the disk is the ${BASH_REMATCH[2]} image bit by bit"
       fi
       [[ $show == no ]] || [[ ! $line =~ $OTA_SHOWN ]] || print_event "$line"
+      [[ $line != *'proof: '* ]] || said=${line##*'proof: '}
     fi
     case $line in
       *'proof: end '*)
@@ -143,8 +148,9 @@ read_line() {
   printf -v seconds '%d.%03d' $(($2 / 1000)) $(($2 % 1000))
   line=
   IFS= read -r -t "$seconds" line <&"$1" || status=$?
-  # What came of a line before the time was over is lost: it is never one of
-  # ours, which the kernel writes at once... save the last before a cut.
+  # A part of a line is none: the time is over at a cut only, or at the end of
+  # patience.
+  ((status <= 128)) || line=
   ((status == 0 || status > 128))
 }
 
@@ -177,6 +183,7 @@ run_machine() {
       reset) [[ $show == no ]] || echo "reset" ;;
       cut)
         cuts_made=$((cuts_made + 1))
+        cuts_behind+=("$said")
         [[ $show == no ]] || echo "power cut"
         ;;
       hangs) [[ $show == no ]] || echo "reset by the watchdog" ;;
