@@ -117,6 +117,18 @@ expect 0 plain ota boot
 [ ! -e /dev/mapper/root ] || fail "a base is mounted and served"
 expect 0 plain ota boot --dry-run
 
+# Somebody else's device of that name is left alone, and stops no boot.
+ota activate --quiet
+power_on
+start_daemon
+modprobe dm-zero
+dmsetup create root --table '0 8 zero'
+expect 0 'is a device-mapper device of another kind' ota boot
+is_phase rejected
+expect 0 plain ota boot
+dmsetup table root | grep -q ' zero' || fail "$(dmsetup table root)"
+dmsetup remove root
+
 # No daemon, then no module: the old system, at once.
 ota activate --quiet
 power_on
