@@ -160,6 +160,9 @@ absl::Status ModelWorld::Save(const OtaState& state) {
       if (nth > 1) return failure;
       if (nth == 1) status = failure;
       break;
+    case SaveFault::kFailsLater:
+      if (nth > 0) return failure;
+      break;
   }
   const ota::Phase from = model_->state.phase();
   const ota::Phase to = state.phase();

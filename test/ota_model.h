@@ -69,10 +69,11 @@ enum class SaveFault : uint8_t {
   kLies,           // it was done, and is said to have failed
   kLiesThenFails,  // the first lies, the others fail
   kLiesLater,      // the first goes well, the second lies, the others fail
+  kFailsLater,     // the first goes well, the others fail
 };
 inline constexpr SaveFault kSaveFaults[] = {
-    SaveFault::kNone, SaveFault::kFails, SaveFault::kLies,
-    SaveFault::kLiesThenFails, SaveFault::kLiesLater};
+    SaveFault::kNone,          SaveFault::kFails,     SaveFault::kLies,
+    SaveFault::kLiesThenFails, SaveFault::kLiesLater, SaveFault::kFailsLater};
 
 class ModelWorld : public ota::World {
  public:
