@@ -4,7 +4,7 @@
 # Goal: an update with the kernel and the daemon: tried, blessed, merged under
 # its device, undone by the next boot, tried again, merged by a tool that is
 # killed; given up without daemon and without module, but not beside a device
-# that is in use.
+# that is in use; the same over ublk.
 # Method: a boot is a new boot id, with nothing mapped and no daemon's memory.
 # Disks: vda old image, vdb COW, vdc new image.
 set -euo pipefail
@@ -140,6 +140,35 @@ rmmod dm_user
 power_on
 expect 0 "no device-mapper target 'user'" ota boot
 is_phase rejected
+
+# A kernel without the module, but with a driver of its own that is new enough.
+case $(uname -r) in
+  6.1.*) ;;
+  *)
+    modprobe ublk_drv
+    ota activate --quiet
+    boot mapped
+    ota bless --quiet
+    exec 9</dev/mapper/root
+    ota rollback --quiet
+    expect 5 'root: is in use' ota boot
+    exec 9<&-
+    expect 0 plain ota boot
+    [ ! -e /dev/mapper/root ] || fail "a base is mounted and served"
+    ota activate --quiet
+    boot mapped
+    ota bless --quiet
+    ota merge --quiet
+    is_phase merged
+    same /dev/mapper/root /dev/vdc
+    dmsetup table root | grep -q ' linear ' || fail "$(dmsetup table root)"
+    expect 0 'the next boot undoes the update' ota undo
+    boot plain
+    same /dev/vda /run/disks/old.img
+    power_on
+    rmmod ublk_drv
+    ;;
+esac
 insmod /vm/dm-user.ko
 
 # The tool is killed, the daemon goes on; so does the tool.

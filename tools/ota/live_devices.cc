@@ -92,12 +92,12 @@ absl::Status MergeResult(const proto::DeviceStatus& device) {
 }  // namespace
 
 absl::StatusOr<Devices::Presence> LiveDevices::Look(const Snapshot& snapshot) {
-  const absl::Status support = tools::CheckKernelSupport();
-  // Without the target there is no device of it.
-  if (absl::IsUnavailable(support)) return Presence::kNone;
-  if (!support.ok()) {
+  // Not the target: with the kernel's own driver it is a linear table.
+  const absl::Status mapper = tools::CheckDeviceMapper();
+  if (absl::IsUnavailable(mapper)) return Presence::kNone;
+  if (!mapper.ok()) {
     if (!HasNode(snapshot.name)) return Presence::kNone;
-    return support;
+    return mapper;
   }
   const absl::Status kernel = tools::UserDeviceStatus(snapshot.name).status();
   if (absl::IsNotFound(kernel)) return Presence::kNone;

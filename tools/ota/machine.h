@@ -12,9 +12,8 @@
 //       the first of them but through GOOD.
 //   [3] A boot of the new system in TRIAL is counted durably before it is made;
 //       one that cannot be counted is not made.
-//   [4] No boot mounts a base while a device is mapped over it: then the
-//   command
-//       fails, and the next boot, in which nothing is mapped yet, goes on.
+//   [4] No boot mounts a base while a device is mapped over it: the command
+//       fails then, and the next boot, in which nothing is mapped yet, goes on.
 //   [5] A plan is made from the durable state, never from what an earlier run
 //       remembered: every command may be cut anywhere and given again, and
 //       every step may be taken again.
