@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Goal: the daemon takes the best channel that there is and says why not a better
-# one; one that is asked for is taken, or refused with a sentence and no trace.
+# one; one that is asked for is taken, or refused with a sentence and no trace. It
+# works in the way that it says.
 set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
 source /vm/guest-daemon.sh
@@ -14,6 +15,30 @@ channel_is() {
   dmuserctl status d | grep -qF ", channel $1" ||
     fail "expected $1: $(dmuserctl status d)"
 }
+# writes_of DAEMON - system calls so far.
+writes_of() { sed -n 's/^syscw: //p' "/proc/$1/io"; }
+# works_by WAY - by how the answers to 16 requests leave that the daemon finds all at
+# once: each in a write, several in one, or in none.
+works_by() {
+  local fields before count reader
+  kill -STOP "$DAEMON_PID"
+  dd if=/dev/mapper/d of=/dev/null bs=1M count=1 iflag=direct status=none &
+  reader=$!
+  until read -r -a fields < <(dmsetup status --noflush d) &&
+    [ $((fields[7] + fields[8])) -eq 16 ]; do :; done
+  before=$(writes_of "$DAEMON_PID")
+  kill -CONT "$DAEMON_PID"
+  wait "$reader" || fail "the read ended with $?"
+  # The daemon has gone on when it answers this: the last of its calls is counted.
+  dmuserctl status d >/dev/null
+  count=$(($(writes_of "$DAEMON_PID") - before))
+  case $1 in
+    stream) [ "$count" -eq 16 ] ;;
+    batch) [ "$count" -ge 1 ] && [ "$count" -lt 16 ] ;;
+    uring) [ "$count" -eq 0 ] ;;
+  esac || fail "$1, and $count writes for 16 answers"
+  echo "ok: $1: $count writes"
+}
 # serves WAY TEXT FLAGS... - so does a daemon with these flags, and logs TEXT.
 serves() {
   local way=$1 text=$2
@@ -24,6 +49,7 @@ serves() {
   channel_is "$way"
   [ "$(grep -c 'd: channel ' /run/dmuserd.log)" -eq 1 ] || fail "$(cat /run/dmuserd.log)"
   grep -qF "d: channel $way: $text" /run/dmuserd.log || fail "$(cat /run/dmuserd.log)"
+  works_by "$way"
   dd if=/dev/mapper/d of=/dev/null bs=64k iflag=direct status=none
   dmuserctl unmap d
   stop_daemon
@@ -76,6 +102,6 @@ channel_is stream
 dmuserctl unmap d
 stop_daemon
 code=0
-dmuserd --channel fast 2>/run/usage.out || code=$?
+timeout 30 dmuserd --channel fast 2>/run/usage.out || code=$?
 [ "$code" -eq 2 ] || fail "a wrong --channel ends with $code"
 grep -qF 'expected auto, uring, batch or stream' /run/usage.out || fail "$(cat /run/usage.out)"
