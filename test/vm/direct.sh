@@ -9,7 +9,6 @@ set -euo pipefail
 # shellcheck source=tools/lib/guest-daemon.sh
 source /vm/guest-daemon.sh
 
-readonly DELAY_MS=1000
 modprobe brd rd_nr=3 rd_size=65536
 mkfs.ext4 -q /dev/ram1
 mkdir -p /run/files
@@ -70,24 +69,38 @@ expect 2 "cannot tell what I/O past the cache it takes" \
 expect 2 "expected auto, on or off" \
   dmuserctl map memory --file /run/in-memory --direct-io maybe
 
-# A late write. What is given again is on its way for as long as the first time,
-# so that what is there when the device is served again came from the first.
+# A late write: on its way until the disk below it gets another table.
 head -c 4096 /dev/urandom >/run/data
 modprobe dm_delay
-dmsetup create slow --table "0 2048 delay /dev/ram0 0 0 /dev/ram0 0 $DELAY_MS"
+slow_table() { echo "0 2048 delay /dev/ram0 0 0 /dev/ram0 0 $1"; }
+dmsetup create slow --table "$(slow_table 1000000)"
 dmsetup mknodes slow
 dmuserctl map late --file /dev/mapper/slow --direct-io on --quiet \
   --orphan-timeout forever
 dd if=/run/data of=/dev/mapper/late bs=4k count=1 oflag=direct conv=notrunc &
 writer=$!
-while [ "$(status_number in_flight)" -eq 0 ]; do :; done
+until read -r -a fields < <(dmsetup status --noflush slow) && [ "${fields[4]}" -eq 1 ]
+do :; done
 kill_daemon
-landed() { cmp -s -n 4096 /dev/ram0 /run/data; }
-start_daemon
-until dmuserctl status late --json | grep -q '"state": "serving"'; do :; done
-landed || fail "served while a write of the daemon before was on its way"
+landed() {
+  dd if=/dev/ram0 bs=4k count=1 iflag=direct status=none | cmp -s - /run/data
+}
+dmuserd 2>>/run/dmuserd.log &
+DAEMON_PID=$!
+# state_of NAME - as the daemon sees it, once there is one.
+state_of() {
+  dmuserctl status "$1" --json 2>/dev/null | sed -n 's/.*"state": "\(.*\)".*/\1/p'
+}
+until [[ $(state_of late) == [sw]* ]]; do :; done
+[ "$(state_of late)" = waiting ] ||
+  fail "served while a write of the daemon before was on its way"
+if landed; then fail "it was not on its way"; fi
+dmsetup load slow --table "$(slow_table 0)"
+dmsetup resume slow
+landed || fail "the late write is lost"
 wait "$writer" || fail "the write ended with $?"
 landed || fail "what was written is not there"
+[ "$(state_of late)" = serving ] || fail "$(dmuserctl status late)"
 dmuserctl unmap late
 dmsetup remove slow
 
@@ -105,9 +118,7 @@ done
 head -c 4096 /dev/urandom >/run/data
 dd if=/run/data of=/dev/mapper/on-ram0 bs=4k count=1 oflag=direct conv=notrunc &
 writer=$!
-waits() {
-  dmuserctl status "$1" --json 2>/dev/null | grep -q '"state": "waiting"'
-}
+waits() { [ "$(state_of "$1")" = waiting ]; }
 dmuserd 2>>/run/dmuserd.log &
 first=$!
 until waits on-ram0 && waits on-ram2; do :; done
@@ -124,8 +135,8 @@ dmuserctl unmap on-ram2
 expect 9 "serves no such device" dmuserctl status on-ram2
 dmsetup remove hold-ram0
 wait "$writer" || fail "the write ended with $?"
-cmp -n 4096 /dev/ram0 /run/data || fail "what was written is not there"
-dmuserctl status on-ram0 --json | grep -q '"state": "serving"' ||
+landed || fail "what was written is not there"
+[ "$(state_of on-ram0)" = serving ] ||
   fail "$(dmuserctl status on-ram0)"
 if dmuserctl status on-ram0 --json | grep -q waits_for; then
   fail "still waits: $(dmuserctl status on-ram0)"
