@@ -74,12 +74,14 @@ case $what:$state in
     ;;
   read-error:none)
     stage_and_activate
-    cow_bytes=$(stat -c %s "/run/dm-user-ota/dm-user/root.cow")
-    # What the new system consists of, to the end: all that is read of it is
-    # an error.
-    dd if=/dev/urandom of="/run/dm-user-ota/dm-user/root.cow" bs=4096 \
-      seek=$((cow_bytes / 4096 / 2)) count=$((cow_bytes / 4096 / 2 - 1)) \
-      conv=notrunc 2>/dev/null
+    cow=/run/dm-user-ota/dm-user/root.cow
+    # All that the new system has of its own, the super block first: what is read
+    # of it is an error.
+    first_byte=$(dmuserctl cow inspect --ops "$cow" |
+      sed -n 's/^op 0: .* bytes at \([0-9]*\) .*/\1/p')
+    [ -n "$first_byte" ] || fail "no data in the COW file"
+    head -c "$(($(stat -c %s "$cow") - first_byte))" /dev/urandom |
+      dd of="$cow" oflag=seek_bytes seek="$first_byte" conv=notrunc 2>/dev/null
     reboot_now
     ;;
   undo:none)
