@@ -88,7 +88,6 @@ build_debug() {
   check_debug_config
   release=$(debug_make kernelrelease)
   final=$KERNELS/$release
-  kernel_builds "$release" || rm -rf "$final"
   if [[ ! -d $final ]]; then
     say "building Linux $release on $(nproc) processors: once, some minutes"
     debug_make -j "$(nproc)" bzImage modules >&2 ||
