@@ -51,13 +51,21 @@ TEXT
 run_mkinitcpio() {
   cat >/run/save/init <<'TEXT'
 err() { echo "error: $*" >&2; }
-launch_interactive_shell() { exit 3; }
+# Who sits there, if anybody does, has the disk back.
+launch_interactive_shell() {
+  [ -n "${mender-}" ] || exit 3
+  touch /run/save/mended
+}
 reboot() { echo "reboot $*"; exit 4; }
-blkid() { [ "$2" = LABEL=ota-state ] && echo /dev/ram0; }
+blkid() {
+  [ "$2" = LABEL=ota-state ] || [ -e /run/save/mended ] || return 1
+  echo /dev/ram0
+}
 sleep() { :; }
 root=/dev/vda
 . /vm/dm-user
 run_hook
+echo "rwopt=${rwopt-}" >&2
 echo "root=$root"
 TEXT
   busybox ash /run/save/init
@@ -108,6 +116,8 @@ for adapter in dracut mkinitcpio; do
       fail "fsck looks at the old device"
     grep -qx 'systemctl daemon-reload' /run/save/systemctl || fail "no reload"
   fi
+  [ "$adapter" = dracut ] || grep -qx 'rwopt=ro' /run/save/said ||
+    fail "the new system's root is mounted for writing"
   # It is not what was hoped for.
   dmuserctl ota rollback --quiet
   next_boot
@@ -130,3 +140,9 @@ got=0
 export panic=5
 run_mkinitcpio >/run/save/said 2>&1 || got=$?
 [ "$got" -eq 4 ] || fail "no reboot: $(cat /run/save/said)"
+# Somebody does, and panic=0 is to wait for them: then it is tried again.
+export panic=0 mender=yes
+adapter=mkinitcpio
+root_is /dev/vda
+[ -e /run/save/mended ] || fail "nobody was asked"
+grep -q ' /run/dm-user-ota ' /proc/mounts || fail "it was not tried again"
