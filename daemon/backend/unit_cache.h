@@ -107,7 +107,7 @@ class UnitCache {
   void Advance();
   bool IsLoading(uint32_t key) const;
   Loading* FreeLoad();
-  // One that may be filled: there are as many entries as loads.
+  // One that may be filled: entries are no fewer than loads.
   uint32_t Victim() const;
   uint8_t* DataOf(uint32_t entry) const {
     return memory_.span().data() + size_t{entry} * unit_bytes_max_;
