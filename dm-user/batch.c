@@ -8,8 +8,9 @@
  * behind another only if all of it fits, so that a daemon with a large buffer
  * never sees one cut. And a reply says itself how many bytes follow it, so that
  * one for a request that was taken away can be passed over, and those behind it
- * are not lost.
+ * are not lost. Where messages are headers alone, many go at a time (headers.c).
  */
+#include <linux/blkdev.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 
@@ -34,6 +35,17 @@ ssize_t dmu_batch_read(struct dmu_channel *chan, struct iov_iter *to)
 		return -ECANCELED;
 	}
 	while (iov_iter_count(to)) {
+		if (chan->user_copy && !READ_ONCE(rd->active) &&
+		    iov_iter_count(to) >= DMU_HEADER_BYTES) {
+			ret = dmu_headers_give(chan, to);
+			if (ret < 0)
+				break;
+			total += ret;
+			/* What comes from now on wakes, or is for the next call. */
+			if (list_empty(&chan->ctl->queue))
+				break;
+			continue;
+		}
 		if (total && !READ_ONCE(rd->active)) {
 			if (!dmu_read_begin(chan))
 				break;
@@ -41,6 +53,8 @@ ssize_t dmu_batch_read(struct dmu_channel *chan, struct iov_iter *to)
 				spin_lock(&chan->ctl->lock);
 				__dmu_request_unpick(chan);
 				spin_unlock(&chan->ctl->lock);
+				/* Who was woken for it may have seen nothing. */
+				dmu_wake_next(chan);
 				break;
 			}
 		}
@@ -69,8 +83,13 @@ ssize_t dmu_batch_write(struct dmu_channel *chan, struct iov_iter *from,
 {
 	struct dmu_transfer *wr = &chan->wr;
 	size_t before = iov_iter_count(from);
+	/* Remapped bios reach their device together. */
+	bool plugs = chan->remap && before > DMU_HEADER_BYTES;
+	struct blk_plug plug;
 	ssize_t ret = 0;
 
+	if (plugs)
+		blk_start_plug(&plug);
 	while (iov_iter_count(from)) {
 		if (wr->skip) {
 			size_t bytes = min_t(size_t, wr->skip, iov_iter_count(from));
@@ -79,12 +98,22 @@ ssize_t dmu_batch_write(struct dmu_channel *chan, struct iov_iter *from,
 			wr->skip -= bytes;
 			continue;
 		}
+		if (chan->user_copy && !wr->active && !wr->header_done &&
+		    iov_iter_count(from) >= DMU_HEADER_BYTES) {
+			ret = dmu_headers_take(chan, from, stale);
+			if (ret > 0)
+				continue;
+			if (ret < 0)
+				break;
+		}
 		ret = dmu_write_once(chan, from);
 		if (ret == -EINVAL)
 			++*stale;
 		else if (ret < 0)
 			break;
 	}
+	if (plugs)
+		blk_finish_plug(&plug);
 	if (before == iov_iter_count(from))
 		return ret;
 	return before - iov_iter_count(from);
@@ -105,13 +134,32 @@ int dmu_batch_load(struct dmu_channel *chan, struct dm_user_batch *batch,
 		return -EINVAL;
 	if (copy_from_user(batch, arg, sizeof(*batch)))
 		return -EFAULT;
-	if (batch->flags || memchr_inv(batch->reserved, 0, sizeof(batch->reserved)) ||
+	if ((batch->flags & ~DM_USER_BATCH_WAKE) ||
+	    (batch->wake_fd && !(batch->flags & DM_USER_BATCH_WAKE)) ||
+	    batch->reserved[0] || batch->reserved[1] || batch->reserved[2] ||
 	    batch->segments > DM_USER_BATCH_SEGMENTS_MAX)
 		return -EINVAL;
 	batch->taken_bytes = 0;
 	batch->given_bytes = 0;
 	batch->stale = 0;
 	return 0;
+}
+
+/**
+ * dmu_batch_store() - Say what became of a batch
+ * @batch: batch
+ * @arg: struct dm_user_batch
+ *
+ * Return: 0, -EFAULT.
+ */
+int dmu_batch_store(const struct dm_user_batch *batch, void __user *arg)
+{
+	struct dm_user_batch __user *out = arg;
+
+	BUILD_BUG_ON(offsetof(struct dm_user_batch, stale) !=
+		     offsetof(struct dm_user_batch, taken_bytes) + 2 * sizeof(u32));
+	return copy_to_user(&out->taken_bytes, &batch->taken_bytes,
+			    3 * sizeof(u32)) ? -EFAULT : 0;
 }
 
 /**
@@ -125,7 +173,8 @@ int dmu_batch_load(struct dmu_channel *chan, struct dm_user_batch *batch,
  */
 int dmu_batch_take(struct dmu_channel *chan, struct dm_user_batch *batch)
 {
-	struct iovec segments[DM_USER_BATCH_SEGMENTS_MAX], *iov = segments;
+	struct iovec segments[DM_USER_BATCH_SEGMENTS_MAX] DMU_UNINITIALIZED;
+	struct iovec *iov = segments;
 	struct iov_iter from;
 	ssize_t ret;
 
@@ -191,7 +240,8 @@ ssize_t dmu_batch_give_now(struct dmu_channel *chan, struct dm_user_batch *batch
  * @batch: batch; its timeout holds
  * @fetch: ends the wait when it is canceled; may be NULL
  *
- * Return: bytes given, 0 when the time is over, or what a read() returns.
+ * Return: bytes given, 0 when the time is over or the other file can be read; or
+ * what a read() and dmu_waker_begin() return.
  */
 ssize_t dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch,
 		       struct dmu_fetch *fetch)
@@ -205,11 +255,15 @@ ssize_t dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch,
 		return 0;
 	dmu_channel_serve(chan);
 	for (;;) {
-		ret = dmu_batch_give_now(chan, batch);
+		/* After a wait it is nearly always. */
+		ret = waited || dmu_channel_readable(chan) ?
+			dmu_batch_give_now(chan, batch) : -EAGAIN;
 		if (ret != -EAGAIN || !timeout)
 			break;
 		waited = true;
-		ret = dmu_wait(chan, &timeout, fetch);
+		ret = dmu_wait(chan, &timeout, fetch,
+			       batch->flags & DM_USER_BATCH_WAKE ?
+			       &batch->wake_fd : NULL);
 		if (ret)
 			break;
 	}
@@ -227,7 +281,7 @@ ssize_t dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch,
  */
 long dmu_ioctl_batch(struct dmu_channel *chan, void __user *arg)
 {
-	struct dm_user_batch batch;
+	struct dm_user_batch batch DMU_UNINITIALIZED;
 	ssize_t ret;
 
 	ret = dmu_batch_load(chan, &batch, arg);
@@ -241,7 +295,7 @@ long dmu_ioctl_batch(struct dmu_channel *chan, void __user *arg)
 	/* What was taken must be told; an error will come again. */
 	if (ret < 0 && !batch.taken_bytes)
 		return ret == -EINTR ? -ERESTARTSYS : ret;
-	return copy_to_user(arg, &batch, sizeof(batch)) ? -EFAULT : 0;
+	return dmu_batch_store(&batch, arg);
 }
 
 /* The request a copy is for, kept from being completed until dmu_copy_end(). */

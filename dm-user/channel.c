@@ -117,6 +117,8 @@ static __poll_t dmu_poll(struct file *file, poll_table *wait)
 	if (poll_requested_events(wait) & (EPOLLIN | EPOLLRDNORM))
 		dmu_channel_serve(chan);
 	poll_wait(file, &chan->ctl->wait, wait);
+	/* As in dmu_fetch_park(); older kernels (6.12) have none in poll_wait(). */
+	smp_mb();
 	if (dmu_channel_readable(chan))
 		mask |= EPOLLIN | EPOLLRDNORM;
 	if (READ_ONCE(chan->ctl->state) == DM_USER_STATE_REMOVED)
@@ -132,7 +134,8 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 			    DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
 			    DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT |
 			    DM_USER_FEATURE_URING | DM_USER_FEATURE_STOPPED |
-			    DM_USER_FEATURE_SEGMENTS |
+			    DM_USER_FEATURE_SEGMENTS | DM_USER_FEATURE_REMAP |
+			    DM_USER_FEATURE_WAKE |
 			    (DMU_URING_PARKS ? DM_USER_FEATURE_URING_PARKS : 0),
 	};
 
@@ -153,7 +156,8 @@ static long dmu_ioctl_info(struct dmu_control *ctl, void __user *arg)
 
 static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 {
-	const u64 modes = DM_USER_CHANNEL_BATCH | DM_USER_CHANNEL_USER_COPY;
+	const u64 alone = DM_USER_CHANNEL_BATCH | DM_USER_CHANNEL_USER_COPY;
+	const u64 modes = alone | DM_USER_CHANNEL_REMAP;
 	const u64 known = DM_USER_CHANNEL_FENCED | DM_USER_CHANNEL_COALESCE |
 			  DM_USER_CHANNEL_STOPPED | modes;
 	struct dm_user_channel set;
@@ -165,6 +169,7 @@ static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 	if ((set.flags & ~known) ||
 	    !(set.flags & DM_USER_CHANNEL_COALESCE) != !set.coalesce_bytes ||
 	    set.coalesce_bytes > DMU_COALESCE_BYTES_MAX ||
+	    ((set.flags & DM_USER_CHANNEL_REMAP) && (set.flags & alone) != alone) ||
 	    memchr_inv(set.reserved, 0, sizeof(set.reserved)))
 		return -EINVAL;
 	if (READ_ONCE(chan->ctl->state) == DM_USER_STATE_REMOVED)
@@ -173,10 +178,14 @@ static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 	dmu_channel_serve(chan);
 	spin_lock(&chan->ctl->lock);
 	if (chan->batch != !!(set.flags & DM_USER_CHANNEL_BATCH) ||
-	    chan->user_copy != !!(set.flags & DM_USER_CHANNEL_USER_COPY)) {
+	    chan->user_copy != !!(set.flags & DM_USER_CHANNEL_USER_COPY) ||
+	    chan->remap != !!(set.flags & DM_USER_CHANNEL_REMAP)) {
 		/* Half a message may be in transfer. */
 		if (READ_ONCE(chan->used))
 			ret = -EBUSY;
+		else if ((set.flags & DM_USER_CHANNEL_REMAP) &&
+			 !(chan->ctl->active && chan->ctl->active->redirect))
+			ret = -EOPNOTSUPP;
 	}
 	if (!ret) {
 		chan->fenced = set.flags & DM_USER_CHANNEL_FENCED;
@@ -185,6 +194,7 @@ static long dmu_ioctl_set_channel(struct dmu_channel *chan, void __user *arg)
 		WRITE_ONCE(chan->stopped, set.flags & DM_USER_CHANNEL_STOPPED);
 		WRITE_ONCE(chan->batch, set.flags & DM_USER_CHANNEL_BATCH);
 		WRITE_ONCE(chan->user_copy, set.flags & DM_USER_CHANNEL_USER_COPY);
+		chan->remap = set.flags & DM_USER_CHANNEL_REMAP;
 	}
 	spin_unlock(&chan->ctl->lock);
 	if (stops)

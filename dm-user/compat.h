@@ -11,6 +11,7 @@
 #define DM_USER_COMPAT_H
 
 #include <linux/blkdev.h>
+#include <linux/file.h>
 #include <linux/version.h>
 
 #include "uapi/dm-user.h"
@@ -31,6 +32,11 @@
 #error "dm-user needs Linux 6.1 or newer"
 #endif
 
+/* The file of a struct fd was a field up to 6.10. Used by: waker.c. */
+#ifndef fd_file
+#define fd_file(f) ((f).file)
+#endif
+
 /* Gone since 6.5, when the flag moved to the bio. Used by: request.c. */
 #ifndef REQ_CGROUP_PUNT
 #define REQ_CGROUP_PUNT ((__force blk_opf_t)0)
@@ -40,6 +46,17 @@
 #ifndef BLK_OPEN_WRITE
 #define blk_mode_t fmode_t
 #define BLK_OPEN_WRITE FMODE_WRITE
+#endif
+
+/*
+ * For arrays of which only what was filled in is looked at: a kernel that zeroes
+ * the stack would clear hundreds of bytes for each call. Used by: headers.c,
+ * batch.c.
+ */
+#if __has_attribute(__uninitialized__)
+#define DMU_UNINITIALIZED __attribute__((__uninitialized__))
+#else
+#define DMU_UNINITIALIZED
 #endif
 
 /**

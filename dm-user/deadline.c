@@ -140,14 +140,12 @@ static struct dmu_due dmu_next_due(struct dmu_control *ctl)
 }
 
 /**
- * __dmu_deadline_arm() - See to it that the work runs when something is due
+ * __dmu_deadline_set() - Arm the work for the moment something is due, if any is
  * @ctl: control
- * @sooner: something may be due before the moment the work is armed for; else
- *	a work already armed is left alone, which costs nothing
  *
  * Context: &dmu_control.lock held.
  */
-void __dmu_deadline_arm(struct dmu_control *ctl, bool sooner)
+void __dmu_deadline_set(struct dmu_control *ctl)
 {
 	struct dmu_due due;
 	unsigned long delay;
@@ -155,8 +153,6 @@ void __dmu_deadline_arm(struct dmu_control *ctl, bool sooner)
 	lockdep_assert_held(&ctl->lock);
 
 	if (ctl->state == DM_USER_STATE_REMOVED)
-		return;
-	if (!sooner && delayed_work_pending(&ctl->deadline_work))
 		return;
 	due = dmu_next_due(ctl);
 	if (!due.any)

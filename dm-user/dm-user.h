@@ -13,6 +13,7 @@
 #include <linux/list.h>
 #include <linux/miscdevice.h>
 #include <linux/mutex.h>
+#include <linux/poll.h>
 #include <linux/spinlock.h>
 #include <linux/uio.h>
 #include <linux/wait.h>
@@ -44,7 +45,8 @@
  *      +-- close, unfenced and policy "hold" -----------------+       |
  *                                                             |       |
  *                              last byte of the reply         v       v
- *    any state -- deadline, push-back, message, dtr ------> DONE (bio_endio)
+ *    any state -- deadline, push-back, message, dtr ------> DONE (bio_endio, or
+ *                                          on to a device: DOC: Remap)
  *
  * QUEUED: on &dmu_control.queue, which is in order of sequence numbers.
  * READING: @xfer.req of the reading side of one channel; the header, or part of
@@ -98,6 +100,9 @@
  * The lock of an io_uring nests outside all of these: ->uring_cmd() and what it
  * has called in the submitter's context run with it. So nothing that may take
  * it, as ending a command does, is called with a lock of ours held.
+ *
+ * &dmu_redirect.late_lock, with interrupts off, is a leaf: a list of bios, taken
+ * where a bio ends and by the worker, with nothing else held or taken.
  *
  * &dmu_redirect.mutex stands apart: it is taken by the ioctls about extents
  * alone, with none of these held, and none of these is taken under it; and
@@ -184,6 +189,7 @@ struct dmu_options {
  * @pushed_back: requests taken back from queue or server by a noflush suspend
  * @coalesced: requests that were delivered in the message of another
  * @redirected: bios redirected by targets that are no longer active
+ * @remapped: requests among @served that were answered with a place
  */
 struct dmu_stats {
 	u64 served;
@@ -193,6 +199,7 @@ struct dmu_stats {
 	u64 pushed_back;
 	u64 coalesced;
 	u64 redirected;
+	u64 remapped;
 };
 
 /*
@@ -311,10 +318,17 @@ enum dmu_state {
  * @riders: requests that are answered with this one, in order of sectors
  * @nr: bios, this one and its riders
  * @bytes: length of all of them
- * @epoch: of a bio that was redirected, and is no request: where it is counted,
- *	plus one; else DMU_NOT_REDIRECTED. Set by map(), read by ->end_io
+ * @epoch: of a bio that went to a backing device, and is no request, or none any
+ *	more: see DMU_NOT_REDIRECTED. Set before it is sent, read by ->end_io
+ * @device: DONE and remapped: which backing device
+ * @remap: DONE: the bio goes to a backing device
+ * @bio: the bio
+ * @target: whose bio it is
+ * @at: DONE and remapped: first sector on the device
+ * @sent: iterator of the bio when it was sent there
  *
- * All other fields are protected by &dmu_control.lock.
+ * But for @epoch, @bio and @sent all fields are protected by &dmu_control.lock, until
+ * the request is DONE.
  */
 struct dmu_request {
 	struct list_head list;
@@ -332,6 +346,12 @@ struct dmu_request {
 	unsigned int nr;
 	u32 bytes;
 	u8 epoch;
+	u8 device;
+	bool remap;
+	struct bio *bio;
+	struct dmu_target *target;
+	u64 at;
+	struct bvec_iter sent;
 };
 
 /**
@@ -408,12 +428,13 @@ struct dmu_fetch {
  * @used: something was read or written; the modes below stay as they are
  * @batch: DM_USER_CHANNEL_BATCH
  * @user_copy: DM_USER_CHANNEL_USER_COPY
+ * @remap: DM_USER_CHANNEL_REMAP
  * @coalesce_bytes: longest message made of several requests; 0: none is.
  *	&dmu_control.lock
  * @rd_canceled: the batch given last ended in a message that was taken away;
  *	@read_mutex
  * @stopped: DM_USER_CHANNEL_STOPPED; written under &dmu_control.lock
- * @nr_waiting: readers asleep in this channel; &dmu_control.lock
+ * @nr_waiting: readers asleep in this channel, or about to be
  * @read_mutex: protects @rd
  * @write_mutex: protects @wr
  * @rd: the request on its way to the server
@@ -431,10 +452,11 @@ struct dmu_channel {
 	bool used;
 	bool batch;
 	bool user_copy;
+	bool remap;
 	u32 coalesce_bytes;
 	bool rd_canceled;
 	bool stopped;
-	unsigned int nr_waiting;
+	atomic_t nr_waiting;
 	/* One reader of the stream at a time. */
 	struct mutex read_mutex;
 	/* One writer of the stream at a time. */
@@ -449,6 +471,7 @@ struct dmu_channel {
 /* main.c: module, registry of names, events */
 
 extern struct workqueue_struct *dmu_wq;
+extern struct workqueue_struct *dmu_io_wq;
 int dmu_control_attach(struct dmu_target *t, const char *name);
 void dmu_control_detach(struct dmu_target *t);
 void dmu_control_activate(struct dmu_target *t);
@@ -480,6 +503,7 @@ void dmu_message_fill(struct dm_user_message *msg, struct dmu_request *req);
 /* request.c: from bio to completion */
 
 int dmu_request_map(struct dmu_target *t, struct bio *bio);
+struct dmu_request *__dmu_request_take(struct dmu_channel *chan);
 struct dmu_request *__dmu_request_pick(struct dmu_channel *chan);
 void __dmu_request_unpick(struct dmu_channel *chan);
 void __dmu_request_delivered(struct dmu_request *req);
@@ -499,6 +523,7 @@ void dmu_transfer_at(struct dmu_transfer *xfer, struct dmu_request *req,
 struct bio *dmu_transfer_advance(struct dmu_transfer *xfer,
 				 struct dmu_request *req, struct bio *bio,
 				 u32 bytes);
+void __dmu_take_back(struct dmu_channel *chan, struct dmu_request *req);
 unsigned int __dmu_give_back(struct dmu_channel *chan, struct list_head *done);
 unsigned int __dmu_requeue_held(struct dmu_control *ctl);
 bool dmu_request_modifies(struct dmu_request *req);
@@ -507,7 +532,7 @@ bool dmu_request_modifies(struct dmu_request *req);
 
 void __dmu_state_set(struct dmu_control *ctl, u32 state);
 u32 __dmu_deadline_ms(struct dmu_control *ctl, enum dmu_deadline which);
-void __dmu_deadline_arm(struct dmu_control *ctl, bool sooner);
+void __dmu_deadline_set(struct dmu_control *ctl);
 void __dmu_server_gone(struct dmu_control *ctl, struct list_head *done);
 void dmu_deadline_work(struct work_struct *work);
 
@@ -535,10 +560,40 @@ size_t dmu_copy_some(struct dmu_request *req, struct dmu_transfer *xfer,
 bool dmu_read_begin(struct dmu_channel *chan);
 ssize_t dmu_read_once(struct dmu_channel *chan, struct iov_iter *to);
 ssize_t dmu_write_once(struct dmu_channel *chan, struct iov_iter *from);
-int dmu_wait(struct dmu_channel *chan, long *timeout, struct dmu_fetch *fetch);
+int dmu_wait(struct dmu_channel *chan, long *timeout, struct dmu_fetch *fetch,
+	     int *wake_fd);
 void dmu_wake_next(struct dmu_channel *chan);
 ssize_t dmu_read_iter(struct kiocb *iocb, struct iov_iter *to);
 ssize_t dmu_write_iter(struct kiocb *iocb, struct iov_iter *from);
+
+/* headers.c: many messages without data at a time */
+
+ssize_t dmu_headers_give(struct dmu_channel *chan, struct iov_iter *to);
+ssize_t dmu_headers_take(struct dmu_channel *chan, struct iov_iter *from,
+			 u32 *stale);
+
+/* waker.c: another file that ends a wait */
+
+/**
+ * struct dmu_waker - a file that somebody who waits for requests waits for too
+ * @pt: for the file's poll
+ * @wait: in the queue that it waits in
+ * @head: that queue; NULL: none, or it has gone
+ * @file: kept open
+ * @task: who waits
+ * @ready: it can be read, or is not to be waited for
+ */
+struct dmu_waker {
+	poll_table pt;
+	wait_queue_entry_t wait;
+	wait_queue_head_t *head;
+	struct fd file;
+	struct task_struct *task;
+	bool ready;
+};
+
+int dmu_waker_begin(struct dmu_waker *waker, int fd);
+void dmu_waker_end(struct dmu_waker *waker);
 
 /* batch.c: many messages in one call */
 
@@ -547,6 +602,7 @@ ssize_t dmu_batch_write(struct dmu_channel *chan, struct iov_iter *from,
 			u32 *stale);
 int dmu_batch_load(struct dmu_channel *chan, struct dm_user_batch *batch,
 		   void __user *arg);
+int dmu_batch_store(const struct dm_user_batch *batch, void __user *arg);
 int dmu_batch_take(struct dmu_channel *chan, struct dm_user_batch *batch);
 ssize_t dmu_batch_give_now(struct dmu_channel *chan, struct dm_user_batch *batch);
 ssize_t dmu_batch_give(struct dmu_channel *chan, struct dm_user_batch *batch,
@@ -568,7 +624,7 @@ int dmu_flush(struct file *file, fl_owner_t id);
  */
 static inline struct bio *dmu_request_bio(struct dmu_request *req)
 {
-	return dm_bio_from_per_bio_data(req, sizeof(*req));
+	return req->bio;
 }
 
 /**
@@ -604,6 +660,26 @@ static inline u32 dmu_request_payload_in(struct dmu_request *req)
 {
 	return bio_op(dmu_request_bio(req)) == REQ_OP_READ ?
 		dmu_request_bytes(req) : 0;
+}
+
+/**
+ * __dmu_deadline_arm() - See to it that the work runs when something is due
+ * @ctl: control
+ * @sooner: something may be due before the moment the work is armed for; else
+ *	a work already armed is left alone, which costs nothing
+ *
+ * Context: &dmu_control.lock held.
+ */
+static inline void __dmu_deadline_arm(struct dmu_control *ctl, bool sooner)
+{
+	const struct dmu_target *t = ctl->active;
+
+	/* By far the most frequent: a server is there, and may take its time. */
+	if (ctl->state == DM_USER_STATE_LIVE && list_empty(&ctl->held) &&
+	    (!t || !test_bit(DMU_OPT_STUCK_MS, &t->opts.given)))
+		return;
+	if (sooner || !delayed_work_pending(&ctl->deadline_work))
+		__dmu_deadline_set(ctl);
 }
 
 #endif /* DM_USER_H */

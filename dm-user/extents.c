@@ -474,7 +474,7 @@ static int dmu_extents_revoke(struct dmu_redirect *red, u64 first, u64 end, u32 
 	if (r)
 		return r;
 	r = dmu_map_revoke(red, first, end, &old);
-	if (r >= 0 && red->undrained) {
+	if (r >= 0 && (red->undrained || READ_ONCE(red->remapped))) {
 		r = dmu_drain(red, dmu_timeout(timeout_ms));
 		if (!r)
 			red->undrained = false;

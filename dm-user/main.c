@@ -29,8 +29,9 @@
 static DEFINE_MUTEX(dmu_registry_mutex);
 static LIST_HEAD(dmu_registry);
 
-/* Deadlines must run when memory is short, hence a queue with a rescuer. */
+/* Deadlines, and bios on their way, must run when memory is short: hence rescuers. */
 struct workqueue_struct *dmu_wq;
+struct workqueue_struct *dmu_io_wq;
 
 static unsigned int daemon_timeout_msec = 4000;
 module_param_named(dm_user_daemon_timeout_msec, daemon_timeout_msec, uint, 0644);
@@ -323,17 +324,28 @@ static int __init dmu_init(void)
 	if (!dmu_wq)
 		return -ENOMEM;
 
-	r = dm_register_target(&dmu_target_type);
-	if (r) {
-		destroy_workqueue(dmu_wq);
-		return r;
+	/* What it does may sleep for a device; deadlines must not wait for that. */
+	dmu_io_wq = alloc_workqueue("dm-user-io", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	if (!dmu_io_wq) {
+		r = -ENOMEM;
+		goto bad_wq;
 	}
+	r = dm_register_target(&dmu_target_type);
+	if (r)
+		goto bad_io_wq;
 	return 0;
+
+bad_io_wq:
+	destroy_workqueue(dmu_io_wq);
+bad_wq:
+	destroy_workqueue(dmu_wq);
+	return r;
 }
 
 static void __exit dmu_exit(void)
 {
 	dm_unregister_target(&dmu_target_type);
+	destroy_workqueue(dmu_io_wq);
 	destroy_workqueue(dmu_wq);
 }
 

@@ -82,6 +82,7 @@ int dmu_redirect_open(struct dmu_target *t)
 	kref_init(&red->ref);
 	mutex_init(&red->mutex);
 	init_waitqueue_head(&red->wait);
+	dmu_remap_init(red);
 	red->max_extents = t->opts.max_extents;
 	red->begin = t->ti->begin;
 	red->sectors = t->ti->len;
@@ -127,10 +128,35 @@ void dmu_redirect_close(struct dmu_target *t)
 
 	if (!red)
 		return;
+	dmu_remap_exit(red);
 	for (i = 0; i < red->nr_devices; i++)
 		dm_put_device(t->ti, red->devices[i]);
 	t->redirect = NULL;
 	dmu_redirect_put(red);
+}
+
+/**
+ * dmu_device_takes() - Does a backing device know an operation?
+ * @bdev: device
+ * @op: operation of a bio that is not empty
+ *
+ * Return: true if it may be sent there.
+ */
+bool dmu_device_takes(struct block_device *bdev, enum req_op op)
+{
+	switch (op) {
+	case REQ_OP_READ:
+	case REQ_OP_WRITE:
+		return true;
+	case REQ_OP_DISCARD:
+		return bdev_max_discard_sectors(bdev);
+	case REQ_OP_SECURE_ERASE:
+		return bdev_max_secure_erase_sectors(bdev);
+	case REQ_OP_WRITE_ZEROES:
+		return bdev_write_zeroes_sectors(bdev);
+	default:
+		return false;
+	}
 }
 
 /*
@@ -140,22 +166,8 @@ void dmu_redirect_close(struct dmu_target *t)
 static bool dmu_applies(const struct dmu_redirect *red,
 			const struct dmu_extent *e, enum req_op op)
 {
-	struct block_device *bdev = red->devices[e->device]->bdev;
-
-	switch (op) {
-	case REQ_OP_READ:
-		return true;
-	case REQ_OP_WRITE:
-		return e->writable;
-	case REQ_OP_DISCARD:
-		return e->writable && bdev_max_discard_sectors(bdev);
-	case REQ_OP_SECURE_ERASE:
-		return e->writable && bdev_max_secure_erase_sectors(bdev);
-	case REQ_OP_WRITE_ZEROES:
-		return e->writable && bdev_write_zeroes_sectors(bdev);
-	default:
-		return false;
-	}
+	return (e->writable || op == REQ_OP_READ) &&
+	       dmu_device_takes(red->devices[e->device]->bdev, op);
 }
 
 /*
@@ -212,6 +224,38 @@ static int dmu_redirect_flush(struct dmu_redirect *red, struct bio *bio)
 	return DM_MAPIO_REMAPPED;
 }
 
+/* A bio is about to go to a device: a write that ends has left its mark. */
+static void dmu_mark_written(struct dmu_redirect *red, unsigned int device,
+			     struct bio *bio)
+{
+	if (op_is_write(bio_op(bio)) && !READ_ONCE(red->written[device]))
+		WRITE_ONCE(red->written[device], true);
+}
+
+/**
+ * dmu_redirect_count() - A bio of the daemon's is about to go to a device
+ * @red: redirect of its target
+ * @device: which
+ * @bio: bio that is not counted
+ *
+ * Return: the epoch in which it counts from now on.
+ */
+unsigned int dmu_redirect_count(struct dmu_redirect *red, unsigned int device,
+				struct bio *bio)
+{
+	unsigned int epoch;
+
+	if (!READ_ONCE(red->remapped))
+		WRITE_ONCE(red->remapped, true);
+	rcu_read_lock();
+	/* As in dmu_redirect_map(): pairs with the release in dmu_turn_epoch(). */
+	epoch = smp_load_acquire(&red->epoch);
+	this_cpu_inc(red->counts->in_flight[epoch]);
+	rcu_read_unlock();
+	dmu_mark_written(red, device, bio);
+	return epoch;
+}
+
 /**
  * dmu_redirect_map() - Send a bio to a backing device if that is where it belongs
  * @t: target with redirect
@@ -240,6 +284,8 @@ int dmu_redirect_map(struct dmu_target *t, struct bio *bio)
 		return DMU_MAPIO_DAEMON;
 	}
 
+	if (!rcu_access_pointer(red->map))
+		return DMU_MAPIO_DAEMON;
 	rcu_read_lock();
 	/* Pairs with the release in dmu_turn_epoch(). */
 	epoch = smp_load_acquire(&red->epoch);
@@ -255,8 +301,7 @@ int dmu_redirect_map(struct dmu_target *t, struct bio *bio)
 
 	req->epoch = epoch + 1;
 	this_cpu_inc(red->counts->redirected);
-	if (op_is_write(bio_op(bio)) && !READ_ONCE(red->written[e.device]))
-		WRITE_ONCE(red->written[e.device], true);
+	dmu_mark_written(red, e.device, bio);
 	bio_set_dev(bio, red->devices[e.device]->bdev);
 	bio->bi_iter.bi_sector += e.at - e.first;
 	return DM_MAPIO_REMAPPED;
@@ -269,7 +314,7 @@ int dmu_redirect_map(struct dmu_target *t, struct bio *bio)
  * @error: result; stays as it is: an error is that of this bio alone
  *
  * Context: any.
- * Return: DM_ENDIO_DONE.
+ * Return: DM_ENDIO_DONE; DM_ENDIO_INCOMPLETE if the bio is on its way again.
  */
 int dmu_redirect_end_io(struct dm_target *ti, struct bio *bio,
 			blk_status_t *error)
@@ -282,12 +327,16 @@ int dmu_redirect_end_io(struct dm_target *ti, struct bio *bio,
 	req = dm_per_bio_data(bio, sizeof(*req));
 	if (req->epoch == DMU_NOT_REDIRECTED)
 		return DM_ENDIO_DONE;
+	if (unlikely(*error == BLK_STS_AGAIN && (req->epoch & DMU_EPOCH_AGAIN))) {
+		dmu_remap_again(red, bio);
+		return DM_ENDIO_INCOMPLETE;
+	}
 	/*
 	 * The grace period between setting @draining and looking at the counts
 	 * makes sure that this is either counted there or seen here.
 	 */
 	rcu_read_lock();
-	this_cpu_dec(red->counts->in_flight[req->epoch - 1]);
+	this_cpu_dec(red->counts->in_flight[(req->epoch & DMU_EPOCH_MASK) - 1]);
 	if (unlikely(READ_ONCE(red->draining)))
 		wake_up(&red->wait);
 	rcu_read_unlock();

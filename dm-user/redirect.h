@@ -5,17 +5,21 @@
 #ifndef DM_USER_REDIRECT_H
 #define DM_USER_REDIRECT_H
 
+#include <linux/bio.h>
 #include <linux/device-mapper.h>
 #include <linux/kref.h>
 #include <linux/mutex.h>
 #include <linux/percpu.h>
 #include <linux/rcupdate.h>
+#include <linux/spinlock.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 
 #include "uapi/dm-user.h"
 
 struct dmu_channel;
 struct dmu_control;
+struct dmu_request;
 struct dmu_target;
 
 /**
@@ -44,6 +48,25 @@ struct dmu_target;
  * Extents belong to the target and go with its table: another table, which may
  * have other devices, starts with none. They do not belong to the channel: with
  * the daemon gone, what was redirected still is.
+ */
+
+/**
+ * DOC: Remap
+ *
+ * The other way to a backing device: the daemon sees each request, and answers
+ * with the place where its data is. The bio then goes there from the daemon's own
+ * system call, and is counted in an epoch as a redirected one.
+ *
+ * The daemon has one thread for many devices, and must not sleep for what one of
+ * them is short of. So a bio is sent with REQ_NOWAIT first; if it comes back for
+ * that, and where it would not be enough, a worker sends it, which may sleep:
+ *
+ * - the device does not know REQ_NOWAIT;
+ * - a write that the block layer may hold up before it looks at REQ_NOWAIT,
+ *   because it belongs to no one who waits for it (write-back throttling).
+ *
+ * Of the bio nothing but its iterator and REQ_NOWAIT is changed below; both are
+ * written down before, in &dmu_request.
  */
 
 /* What a table line may ask for. 24 bytes per extent, twice during a change. */
@@ -110,7 +133,11 @@ struct dmu_redirect_counts {
  * @retired: the map before @map, until its grace period is over; @mutex
  * @retired_at: that grace period
  * @undrained: bios of extents that are revoked may be in flight; @mutex
+ * @remapped: bios of the daemon's have been sent, whatever the extents were
  * @wait: the revoke
+ * @late_lock: protects @late; taken in any context, last of all locks
+ * @late: remapped bios that the worker is to send
+ * @late_work: the worker
  */
 struct dmu_redirect {
 	struct kref ref;
@@ -132,7 +159,12 @@ struct dmu_redirect {
 	struct dmu_extent_map *retired;
 	unsigned long retired_at;
 	bool undrained;
+	bool remapped;
 	wait_queue_head_t wait;
+	/* What ->end_io, in an interrupt perhaps, leaves to the worker. */
+	spinlock_t late_lock;
+	struct bio_list late;
+	struct work_struct late_work;
 };
 
 /* redirect.c: the devices, and the way of a bio */
@@ -140,6 +172,9 @@ struct dmu_redirect {
 int dmu_redirect_open(struct dmu_target *t);
 void dmu_redirect_close(struct dmu_target *t);
 void dmu_redirect_put(struct dmu_redirect *red);
+bool dmu_device_takes(struct block_device *bdev, enum req_op op);
+unsigned int dmu_redirect_count(struct dmu_redirect *red, unsigned int device,
+				struct bio *bio);
 int dmu_redirect_map(struct dmu_target *t, struct bio *bio);
 int dmu_redirect_end_io(struct dm_target *ti, struct bio *bio,
 			blk_status_t *error);
@@ -149,6 +184,15 @@ void dmu_redirect_fold(struct dmu_target *t);
 void dmu_redirect_status(struct dmu_target *t, u64 *redirected,
 			 unsigned int *extents);
 
+/* remap.c: answers that say where the data is */
+
+void dmu_remap_init(struct dmu_redirect *red);
+void dmu_remap_exit(struct dmu_redirect *red);
+bool __dmu_remap(struct dmu_control *ctl, struct dmu_request *req,
+		 const struct dm_user_message *msg, struct list_head *done);
+void dmu_remap_send(struct dmu_request *req);
+void dmu_remap_again(struct dmu_redirect *red, struct bio *bio);
+
 /* extents.c: what the daemon asks for */
 
 unsigned int dmu_extent_find(const struct dmu_extent_map *map, u64 sector);
@@ -157,8 +201,13 @@ long dmu_ioctl_extents_add(struct dmu_channel *chan, void __user *arg);
 long dmu_ioctl_extents_get(struct dmu_channel *chan, void __user *arg);
 long dmu_ioctl_extents_revoke(struct dmu_channel *chan, void __user *arg);
 
-/* Where the bio is counted, &dmu_request.epoch: 0 if nowhere. */
+/*
+ * Where the bio is counted, &dmu_request.epoch: 0 if nowhere, else the epoch plus
+ * one; and whether it has REQ_NOWAIT from here, so that ->end_io tries again.
+ */
 #define DMU_NOT_REDIRECTED	0
+#define DMU_EPOCH_MASK		0x03
+#define DMU_EPOCH_AGAIN		0x80
 
 /* Of dmu_redirect_map(), beside DM_MAPIO_*. */
 #define DMU_MAPIO_DAEMON	(-1)

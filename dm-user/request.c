@@ -75,6 +75,8 @@ int dmu_request_map(struct dmu_target *t, struct bio *bio)
 	req->state = DMU_QUEUED;
 	req->since = jiffies;
 	req->arrived = req->since;
+	req->bio = bio;
+	req->target = t;
 
 	spin_lock(&ctl->lock);
 	/*
@@ -95,7 +97,8 @@ int dmu_request_map(struct dmu_target *t, struct bio *bio)
 	}
 	spin_unlock(&ctl->lock);
 
-	if (r == DM_MAPIO_SUBMITTED)
+	/* Who is about to wait looks at the queue when it stands in the list. */
+	if (r == DM_MAPIO_SUBMITTED && wq_has_sleeper(&ctl->wait))
 		wake_up_interruptible(&ctl->wait);
 	return r;
 }
@@ -139,13 +142,15 @@ static void __dmu_coalesce(struct dmu_channel *chan, struct dmu_request *req)
 }
 
 /**
- * __dmu_request_pick() - Begin to deliver the oldest queued request
- * @chan: channel that is to get it; it has none in its reading side
+ * __dmu_request_take() - Take the oldest request from the queue
+ * @chan: channel that is to get it
+ *
+ * The caller sees to its deadline.
  *
  * Context: &dmu_control.lock held.
  * Return: the request, now READING; NULL if none is queued.
  */
-struct dmu_request *__dmu_request_pick(struct dmu_channel *chan)
+struct dmu_request *__dmu_request_take(struct dmu_channel *chan)
 {
 	struct dmu_control *ctl = chan->ctl;
 	struct dmu_request *req;
@@ -163,9 +168,25 @@ struct dmu_request *__dmu_request_pick(struct dmu_channel *chan)
 	req->state = DMU_READING;
 	req->since = jiffies;
 	req->chan = chan;
+	return req;
+}
+
+/**
+ * __dmu_request_pick() - Begin to deliver the oldest queued request
+ * @chan: channel that is to get it; it has none in its reading side
+ *
+ * Context: &dmu_control.lock held.
+ * Return: the request, now READING; NULL if none is queued.
+ */
+struct dmu_request *__dmu_request_pick(struct dmu_channel *chan)
+{
+	struct dmu_request *req = __dmu_request_take(chan);
+
+	if (!req)
+		return NULL;
 	chan->rd.req = req;
 	WRITE_ONCE(chan->rd.active, true);
-	__dmu_deadline_arm(ctl, false);
+	__dmu_deadline_arm(chan->ctl, false);
 	return req;
 }
 
@@ -340,18 +361,33 @@ void __dmu_finish_all(struct dmu_control *ctl, blk_status_t status,
 	}
 }
 
-/* Ends a decided request and its riders; the memory of all of them goes. */
+static void dmu_request_end_one(struct dmu_request *req, blk_status_t status)
+{
+	if (req->remap)
+		dmu_remap_send(req);
+	else
+		dmu_bio_end(dmu_request_bio(req), status);
+}
+
+/*
+ * Ends a decided request and its riders, or sends them to where they are; the
+ * memory of all of them goes.
+ */
 static void dmu_request_end(struct dmu_request *req)
 {
 	blk_status_t status = req->status;
 	struct dmu_request *rider, *next;
 	LIST_HEAD(riders);
 
+	if (likely(list_empty(&req->riders))) {
+		dmu_request_end_one(req, status);
+		return;
+	}
 	list_splice_init(&req->riders, &riders);
-	dmu_bio_end(dmu_request_bio(req), status);
+	dmu_request_end_one(req, status);
 	list_for_each_entry_safe(rider, next, &riders, list) {
 		list_del(&rider->list);
-		dmu_bio_end(dmu_request_bio(rider), status);
+		dmu_request_end_one(rider, status);
 	}
 }
 
@@ -488,6 +524,24 @@ static void __dmu_queue_merge(struct dmu_control *ctl, struct list_head *given)
 		list_move_tail(&req->list, at);
 		ctl->nr_queued += req->nr;
 	}
+}
+
+/**
+ * __dmu_take_back() - Undo __dmu_request_delivered()
+ * @chan: channel that has not passed on one byte of the message
+ * @req: a request DELIVERED to it
+ *
+ * Context: &dmu_control.lock held.
+ */
+void __dmu_take_back(struct dmu_channel *chan, struct dmu_request *req)
+{
+	LIST_HEAD(given);
+
+	lockdep_assert_held(&chan->ctl->lock);
+
+	__dmu_detach(chan->ctl, req);
+	list_add_tail(&req->list, &given);
+	__dmu_queue_merge(chan->ctl, &given);
 }
 
 static enum dmu_unfenced __dmu_policy(struct dmu_channel *chan,

@@ -194,22 +194,34 @@ ssize_t dmu_read_once(struct dmu_channel *chan, struct iov_iter *to)
  * @chan: channel
  * @timeout: jiffies, and what is left of them
  * @fetch: ends the wait when it is canceled; may be NULL
+ * @wake_fd: file that ends the wait, as if the time was over; may be NULL
  *
- * Return: 0, also when the time is over; -ERESTARTSYS, -ECANCELED.
+ * Return: 0, also when the time is over; -ERESTARTSYS, -ECANCELED, and what
+ * dmu_waker_begin() returns.
  */
-int dmu_wait(struct dmu_channel *chan, long *timeout, struct dmu_fetch *fetch)
+int dmu_wait(struct dmu_channel *chan, long *timeout, struct dmu_fetch *fetch,
+	     int *wake_fd)
 {
+	struct dmu_waker waker DMU_UNINITIALIZED;
 	struct dmu_control *ctl = chan->ctl;
 	DEFINE_WAIT(wait);
 	int ret = 0;
 
-	spin_lock(&ctl->lock);
-	chan->nr_waiting++;
-	spin_unlock(&ctl->lock);
+	if (wake_fd) {
+		ret = dmu_waker_begin(&waker, *wake_fd);
+		if (ret)
+			return ret;
+	}
+	/* Before it is looked whether there is something: see dmu_wake_next(). */
+	atomic_inc(&chan->nr_waiting);
 	for (;;) {
 		prepare_to_wait_exclusive(&ctl->wait, &wait, TASK_INTERRUPTIBLE);
 		if (dmu_channel_readable(chan) || !*timeout)
 			break;
+		if (wake_fd && READ_ONCE(waker.ready)) {
+			*timeout = 0;
+			break;
+		}
 		if (fetch && READ_ONCE(fetch->state) == DMU_FETCH_CANCELED) {
 			ret = -ECANCELED;
 			break;
@@ -219,11 +231,14 @@ int dmu_wait(struct dmu_channel *chan, long *timeout, struct dmu_fetch *fetch)
 			break;
 		}
 		*timeout = schedule_timeout(*timeout);
+		/* What it was woken for, nearly always. */
+		if (dmu_channel_readable(chan))
+			break;
 	}
 	finish_wait(&ctl->wait, &wait);
-	spin_lock(&ctl->lock);
-	chan->nr_waiting--;
-	spin_unlock(&ctl->lock);
+	atomic_dec(&chan->nr_waiting);
+	if (wake_fd)
+		dmu_waker_end(&waker);
 	return ret;
 }
 
@@ -241,9 +256,16 @@ void dmu_wake_next(struct dmu_channel *chan)
 	struct dmu_control *ctl = chan->ctl;
 	bool rest;
 
-	spin_lock(&ctl->lock);
-	rest = chan->rd.active && (chan->nr_waiting || READ_ONCE(chan->nr_parked));
-	spin_unlock(&ctl->lock);
+	/* What comes later wakes by itself. */
+	if (!READ_ONCE(chan->rd.active) && list_empty(&ctl->queue))
+		return;
+	/*
+	 * A reader counts itself, then looks at @rd.active with a barrier between
+	 * (that of its task's state); here it is the other way round.
+	 */
+	smp_mb();
+	rest = READ_ONCE(chan->rd.active) &&
+	       (atomic_read(&chan->nr_waiting) || READ_ONCE(chan->nr_parked));
 	if (rest)
 		wake_up_interruptible_all(&ctl->wait);
 	else if (!list_empty(&ctl->queue))
@@ -286,7 +308,7 @@ ssize_t dmu_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		if (ret != -EAGAIN || nowait || (iocb->ki_filp->f_flags & O_NONBLOCK))
 			break;
 		waited = true;
-		ret = dmu_wait(chan, &timeout, NULL);
+		ret = dmu_wait(chan, &timeout, NULL, NULL);
 		if (ret)
 			break;
 	}
@@ -330,6 +352,13 @@ static ssize_t dmu_reply_begin(struct dmu_channel *chan)
 		status = BLK_STS_NOTSUPP;
 	else
 		status = BLK_STS_IOERR;
+	if (msg.type == DM_USER_RESP_REMAP && chan->remap) {
+		ctl->stats.served += req->nr;
+		stale = !__dmu_remap(ctl, req, &msg, &done);
+		spin_unlock(&ctl->lock);
+		dmu_complete_all(&done);
+		return stale ? -EINVAL : 0;
+	}
 	due = chan->user_copy ? 0 : dmu_request_payload_in(req);
 	/* A daemon that has lost count: the data cannot be trusted either. */
 	stale = chan->batch && status == BLK_STS_OK && msg.len != due;
@@ -350,7 +379,7 @@ static ssize_t dmu_reply_begin(struct dmu_channel *chan)
 	spin_unlock(&ctl->lock);
 
 	dmu_complete_all(&done);
-	return stale ? -EINVAL : wr->left;
+	return stale ? -EINVAL : (ssize_t)wr->left;
 }
 
 /* The last byte of a payload is in, or its request is gone. */

@@ -229,7 +229,7 @@ static unsigned long dmu_oldest(struct dmu_control *ctl)
  *
  * <name> <state> <channels> <servers> <queued> <delivered> <held> <oldest_ms>
  * <served> <errors> <given_back> <expired> <pushed_back> <coalesced>
- * <redirected> <extents>
+ * <redirected> <extents> <remapped>
  *
  * name: control name
  * state: new, live, orphaned or failed
@@ -247,6 +247,7 @@ static unsigned long dmu_oldest(struct dmu_control *ctl)
  * coalesced: requests delivered in the message of another
  * redirected: bios sent straight to a backing device
  * extents: how many the table has at this time
+ * remapped: requests among those served whose answer was a place on one
  *
  * The counters belong to the name and live across table reloads.
  */
@@ -259,13 +260,13 @@ static unsigned int dmu_status_info(struct dmu_target *t, char *result,
 
 	spin_lock(&ctl->lock);
 	dmu_redirect_status(t, &redirected, &extents);
-	DMEMIT("%s %s %u %u %u %u %u %u %llu %llu %llu %llu %llu %llu %llu %u",
+	DMEMIT("%s %s %u %u %u %u %u %u %llu %llu %llu %llu %llu %llu %llu %u %llu",
 	       ctl->name, dmu_state_name(ctl->state), ctl->nr_channels,
 	       ctl->nr_servers, ctl->nr_queued, ctl->nr_delivered, ctl->nr_held,
 	       jiffies_to_msecs(jiffies - dmu_oldest(ctl)), ctl->stats.served,
 	       ctl->stats.errors, ctl->stats.given_back, ctl->stats.expired,
 	       ctl->stats.pushed_back, ctl->stats.coalesced, redirected,
-	       extents);
+	       extents, ctl->stats.remapped);
 	spin_unlock(&ctl->lock);
 	return sz;
 }
@@ -405,7 +406,7 @@ static void dmu_io_hints(struct dm_target *ti, struct queue_limits *limits)
 /* The target "user". */
 struct target_type dmu_target_type = {
 	.name = "user",
-	.version = { 1, 4, 0 },
+	.version = { 1, 5, 0 },
 	.features = DM_TARGET_NOWAIT,
 	.module = THIS_MODULE,
 	.ctr = dmu_ctr,

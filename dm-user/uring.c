@@ -134,7 +134,12 @@ static bool dmu_fetch_park(struct dmu_channel *chan, struct dmu_fetch *fetch)
 	if (parked)
 		__dmu_fetch_park(chan, fetch);
 	spin_unlock_irq(&wait->lock);
-	/* What comes after this wakes it; what came before is seen here. */
+	/*
+	 * What comes after this wakes it; what came before is seen here. Who brings
+	 * something looks whether anybody is in the queue without its lock, in
+	 * dmu_request_map() and dmu_wake_next(), so the lock is no barrier for that.
+	 */
+	smp_mb();
 	if (!parked || !dmu_channel_readable(chan))
 		return parked;
 
@@ -174,7 +179,8 @@ static void dmu_fetch_run(struct dmu_channel *chan, struct dmu_fetch *fetch,
 			ret = -ECANCELED;
 			break;
 		}
-		ret = dmu_batch_give_now(chan, &batch);
+		ret = dmu_channel_readable(chan) ?
+			dmu_batch_give_now(chan, &batch) : -EAGAIN;
 	} while (ret == -EAGAIN && !dmu_fetch_park(chan, fetch));
 
 	if (ret == -EAGAIN)
@@ -312,7 +318,8 @@ static ssize_t dmu_uring_park(struct dmu_channel *chan, struct io_uring_cmd *cmd
 	ssize_t ret;
 
 	dmu_channel_serve(chan);
-	ret = dmu_batch_give_now(chan, batch);
+	ret = dmu_channel_readable(chan) ?
+		dmu_batch_give_now(chan, batch) : -EAGAIN;
 	if (ret == -EFAULT || READ_ONCE(chan->rd.active))
 		dmu_wake_next(chan);
 	if (ret != -EAGAIN)
@@ -362,12 +369,12 @@ int dmu_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	if (ret)
 		return ret;
 	if ((batch.timeout_ms && batch.timeout_ms != U32_MAX) ||
-	    batch.requests_bytes > INT_MAX)
+	    batch.requests_bytes > INT_MAX || batch.flags)
 		return -EINVAL;
 	WRITE_ONCE(chan->used, true);
 
 	ret = dmu_batch_take(chan, &batch);
-	if (batch.replies_bytes && copy_to_user(arg, &batch, sizeof(batch)))
+	if (batch.replies_bytes && dmu_batch_store(&batch, arg))
 		return -EFAULT;
 	if (!ret && batch.taken_bytes == batch.replies_bytes && batch.requests_bytes) {
 		/* Told already: no error needs to hide for it. */

@@ -31,39 +31,41 @@ u64 dmu_wire_type(struct bio *bio)
 	}
 }
 
+#define DMU_WIRE_FLAG(opf, name)	((opf) & REQ_##name ? DM_USER_REQ_MAP_FLAG_##name : 0)
+
+/* Of requests of people who wait, which most are. */
+static u64 dmu_wire_common(blk_opf_t opf)
+{
+	return DMU_WIRE_FLAG(opf, SYNC) | DMU_WIRE_FLAG(opf, META) |
+	       DMU_WIRE_FLAG(opf, IDLE) | DMU_WIRE_FLAG(opf, FUA) |
+	       DMU_WIRE_FLAG(opf, PREFLUSH) | DMU_WIRE_FLAG(opf, RAHEAD);
+}
+
+static u64 dmu_wire_rare(blk_opf_t opf)
+{
+	return DMU_WIRE_FLAG(opf, FAILFAST_DEV) |
+	       DMU_WIRE_FLAG(opf, FAILFAST_TRANSPORT) |
+	       DMU_WIRE_FLAG(opf, FAILFAST_DRIVER) |
+	       DMU_WIRE_FLAG(opf, PRIO) | DMU_WIRE_FLAG(opf, NOMERGE) |
+	       DMU_WIRE_FLAG(opf, INTEGRITY) | DMU_WIRE_FLAG(opf, BACKGROUND) |
+	       DMU_WIRE_FLAG(opf, NOWAIT) | DMU_WIRE_FLAG(opf, CGROUP_PUNT) |
+	       DMU_WIRE_FLAG(opf, NOUNMAP) | DMU_WIRE_FLAG(opf, DRV) |
+	       DMU_WIRE_FLAG(opf, SWAP) |
+	       (opf & REQ_POLLED ? DM_USER_REQ_MAP_FLAG_HIPRI : 0);
+}
+
 /* Flags the wire does not know are hints, and dropped. */
 static u64 dmu_wire_flags(blk_opf_t opf)
 {
-	static const struct {
-		blk_opf_t opf;
-		u32 wire;
-	} map[] = {
-		{ REQ_FAILFAST_DEV, DM_USER_REQ_MAP_FLAG_FAILFAST_DEV },
-		{ REQ_FAILFAST_TRANSPORT, DM_USER_REQ_MAP_FLAG_FAILFAST_TRANSPORT },
-		{ REQ_FAILFAST_DRIVER, DM_USER_REQ_MAP_FLAG_FAILFAST_DRIVER },
-		{ REQ_SYNC, DM_USER_REQ_MAP_FLAG_SYNC },
-		{ REQ_META, DM_USER_REQ_MAP_FLAG_META },
-		{ REQ_PRIO, DM_USER_REQ_MAP_FLAG_PRIO },
-		{ REQ_NOMERGE, DM_USER_REQ_MAP_FLAG_NOMERGE },
-		{ REQ_IDLE, DM_USER_REQ_MAP_FLAG_IDLE },
-		{ REQ_INTEGRITY, DM_USER_REQ_MAP_FLAG_INTEGRITY },
-		{ REQ_FUA, DM_USER_REQ_MAP_FLAG_FUA },
-		{ REQ_PREFLUSH, DM_USER_REQ_MAP_FLAG_PREFLUSH },
-		{ REQ_RAHEAD, DM_USER_REQ_MAP_FLAG_RAHEAD },
-		{ REQ_BACKGROUND, DM_USER_REQ_MAP_FLAG_BACKGROUND },
-		{ REQ_NOWAIT, DM_USER_REQ_MAP_FLAG_NOWAIT },
-		{ REQ_CGROUP_PUNT, DM_USER_REQ_MAP_FLAG_CGROUP_PUNT },
-		{ REQ_NOUNMAP, DM_USER_REQ_MAP_FLAG_NOUNMAP },
-		{ REQ_POLLED, DM_USER_REQ_MAP_FLAG_HIPRI },
-		{ REQ_DRV, DM_USER_REQ_MAP_FLAG_DRV },
-		{ REQ_SWAP, DM_USER_REQ_MAP_FLAG_SWAP },
-	};
+	const blk_opf_t common = REQ_SYNC | REQ_META | REQ_IDLE | REQ_FUA |
+				 REQ_PREFLUSH | REQ_RAHEAD;
 	u64 wire = 0;
-	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(map); i++)
-		if (opf & map[i].opf)
-			wire |= map[i].wire;
+	opf &= ~(blk_opf_t)REQ_OP_MASK;
+	if (opf & common)
+		wire = dmu_wire_common(opf);
+	if (unlikely(opf & ~common))
+		wire |= dmu_wire_rare(opf);
 	return wire;
 }
 

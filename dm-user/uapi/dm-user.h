@@ -23,9 +23,10 @@
  * @seq: names the request; counts up from 0 per target. A request that is
  *	given again after its channel closed keeps its number.
  * @type: request: DM_USER_REQ_MAP_*; reply: DM_USER_RESP_*
- * @flags: request: DM_USER_REQ_MAP_FLAG_*; reply: 0
+ * @flags: request: DM_USER_REQ_MAP_FLAG_*; reply: 0, or see
+ *	DM_USER_CHANNEL_REMAP
  * @sector: first sector, counted from the start of the dm device; ignored in
- *	a reply
+ *	a reply, or see there
  * @len: bytes; ignored in a reply, whose length is that of its request
  *
  * A read() returns header bytes or payload bytes, never both. Any split into
@@ -78,6 +79,7 @@ struct dm_user_message {
 #define DM_USER_RESP_SUCCESS		0
 #define DM_USER_RESP_ERROR		1
 #define DM_USER_RESP_UNSUPPORTED	2
+#define DM_USER_RESP_REMAP		3	/* with DM_USER_CHANNEL_REMAP alone */
 
 /* What a target can do; struct dm_user_info.features. */
 #define DM_USER_FEATURE_FENCED	_BITULL(0)	/* DM_USER_CHANNEL_FENCED is known */
@@ -92,6 +94,8 @@ struct dm_user_message {
 #define DM_USER_FEATURE_URING_PARKS _BITULL(7)
 #define DM_USER_FEATURE_STOPPED	_BITULL(8)	/* DM_USER_CHANNEL_STOPPED is known */
 #define DM_USER_FEATURE_SEGMENTS _BITULL(9)	/* dm_user_batch.segments is known */
+#define DM_USER_FEATURE_REMAP	_BITULL(10)	/* DM_USER_CHANNEL_REMAP is known */
+#define DM_USER_FEATURE_WAKE	_BITULL(11)	/* DM_USER_BATCH_WAKE is known */
 
 /*
  * States of a target; struct dm_user_info.state. A channel serves from its
@@ -177,6 +181,27 @@ struct dm_user_info {
  */
 #define DM_USER_CHANNEL_STOPPED _BITULL(4)
 
+/*
+ * A request may be answered by a place: DM_USER_RESP_REMAP, whose @flags say
+ * which device of the table's "redirect" it is, counted from 0, and whose @sector
+ * where the request's first byte is on it; no data follows. The kernel sends the
+ * bios there, whatever they are: a read, a write with its FUA, a discard. The
+ * request is over for the daemon, and for its deadlines; what becomes of the bios
+ * is between the device and who sent them. DM_USER_IOC_EXTENTS_REVOKE waits for
+ * them as for those that were redirected, and flushes go where data went, as
+ * they do with DM_USER_EXTENT_WRITABLE.
+ *
+ * Only with BATCH and USER_COPY, else EINVAL: the data goes past the daemon, and
+ * what has to pass through it is moved by DM_USER_IOC_COPY. EOPNOTSUPP: the table
+ * names no devices. As BATCH, before the first read() or write().
+ *
+ * A place that cannot be (no such device, beyond its end, not whole logical
+ * blocks, a write to what is open for reading, a request without a length) ends
+ * the request with an error and counts as stale. What the device does not know is
+ * unsupported.
+ */
+#define DM_USER_CHANNEL_REMAP	_BITULL(5)
+
 /**
  * struct dm_user_channel - argument of DM_USER_IOC_SET_CHANNEL
  * @flags: DM_USER_CHANNEL_*; an unknown bit is refused with EINVAL
@@ -193,6 +218,15 @@ struct dm_user_channel {
 /* Most pieces that the replies of a batch may be in. */
 #define DM_USER_BATCH_SEGMENTS_MAX	32
 
+/*
+ * Another file may end the wait for the first message: @wake_fd, as soon as it can
+ * be read, or has an error or end. So a server that has more to look after than
+ * this channel sleeps here, and needs one call for each batch. A file with several
+ * wait queues (a terminal) ends the wait at once. Not as an io_uring command, which
+ * gets EINVAL.
+ */
+#define DM_USER_BATCH_WAKE	_BITUL(0)
+
 /**
  * struct dm_user_batch - argument of DM_USER_IOC_BATCH
  * @replies: address of replies, each with its data behind it
@@ -200,13 +234,15 @@ struct dm_user_channel {
  * @replies_bytes: how many bytes of replies there are
  * @requests_bytes: size of the buffer; 0: take replies only
  * @timeout_ms: how long to wait for the first message; 0xffffffff: for ever
- * @flags: 0
+ * @flags: DM_USER_BATCH_*
  * @taken_bytes: out: bytes of @replies that were taken; if fewer, the rest is to
  *	be offered again, and nothing was given
  * @given_bytes: out: bytes in @requests; 0 when the time is over
  * @stale: out: replies among those taken that were passed over
  * @segments: 0, or: @replies is the address of so many struct iovec, as for
  *	writev(), whose lengths add up to @replies_bytes
+ * @wake_fd: with DM_USER_BATCH_WAKE; else 0. EBADF, EPERM (cannot be polled) come
+ *	only when there is nothing to give
  * @reserved: 0
  *
  * EINVAL: the channel is not in batch mode, or a field is wrong. Other errors
@@ -223,7 +259,8 @@ struct dm_user_batch {
 	__u32 given_bytes;
 	__u32 stale;
 	__u32 segments;
-	__u32 reserved[4];
+	__s32 wake_fd;
+	__u32 reserved[3];
 };
 
 /* Commands on one channel at a time that may wait for requests. */

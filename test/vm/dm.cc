@@ -94,8 +94,9 @@ int MappedDevice::CreateEmpty() {
   return error;
 }
 
-int MappedDevice::Load(const std::vector<TableLine>& lines) {
+int MappedDevice::Load(const std::vector<TableLine>& lines, bool read_only) {
   Command command;
+  if (read_only) command.header()->flags = DM_READONLY_FLAG;
   command.header()->target_count = static_cast<uint32_t>(lines.size());
   char* at = command.data();
   for (const TableLine& line : lines) {

@@ -44,7 +44,7 @@ class MappedDevice {
   int CreateUser(const std::string& features = "");
 
   int CreateEmpty();
-  int Load(const std::vector<TableLine>& lines);
+  int Load(const std::vector<TableLine>& lines, bool read_only = false);
   int Clear();  // drops the inactive table
   int Suspend(bool noflush);
   int Resume();
@@ -95,6 +95,7 @@ enum StatusIndex : size_t {
   kCoalesced,
   kRedirected,
   kExtents,
+  kRemapped,
 };
 
 std::vector<std::string> Split(const std::string& line);

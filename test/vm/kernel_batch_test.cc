@@ -199,8 +199,11 @@ TEST_F(BatchTest, AWrongLengthEndsTheRequestAndNoOther) {
   AppendReply(&out, requests[0].header.seq, DM_USER_RESP_SUCCESS, Bytes(4095));
   const Bytes good = GoodReplies({requests[1]});
   out.insert(out.end(), good.begin(), good.end());
-  ASSERT_EQ(static_cast<ssize_t>(out.size()),
-            channel_->Write(out.data(), out.size()));
+  dm_user_batch batch = {};
+  Bytes in;
+  ASSERT_EQ(0, Exchange(channel_.get(), out, &in, 0, &batch));
+  EXPECT_EQ(out.size(), batch.taken_bytes);
+  EXPECT_EQ(1u, batch.stale);
   int errors = 0;
   for (Io& io : ios_) errors += Await(&io).result == 4096 ? 0 : 1;
   EXPECT_EQ(1, errors);
@@ -251,12 +254,14 @@ TEST_F(BatchTest, BadArgumentsTakeNothing) {
   dm_user_batch batch = {};
   batch.requests = reinterpret_cast<uintptr_t>(in.data());
   batch.requests_bytes = 4096;
-  batch.flags = 1;
+  batch.flags = 2;
   EXPECT_EQ(EINVAL, Batch(channel_.get(), &batch));
   batch.flags = 0;
-  batch.reserved[3] = 1;
-  EXPECT_EQ(EINVAL, Batch(channel_.get(), &batch));
-  batch.reserved[3] = 0;
+  for (auto& word : batch.reserved) {
+    word = 1;
+    EXPECT_EQ(EINVAL, Batch(channel_.get(), &batch));
+    word = 0;
+  }
   batch.requests = 8;
   EXPECT_EQ(EFAULT, Batch(channel_.get(), &batch));
   batch.requests = UINT64_MAX - 10;

@@ -35,6 +35,7 @@
 
 #include "test/vm/channel.h"
 #include "test/vm/dm.h"
+#include "test/vm/redirect.h"
 
 namespace dmu {
 namespace {
@@ -216,7 +217,11 @@ class Fuzzer {
     }
     if (!random_.OneIn(4)) {
       dm_user_channel set = {};
-      set.flags = random_.OneIn(8) ? random_.Any() : random_.Below(32);
+      set.flags = random_.OneIn(8) ? random_.Any() : random_.Below(64);
+      if (random_.OneIn(3)) {
+        set.flags = DM_USER_CHANNEL_BATCH | DM_USER_CHANNEL_USER_COPY |
+                    DM_USER_CHANNEL_REMAP | random_.Below(16);
+      }
       set.coalesce_bytes = CoalesceBytes(set.flags);
       ioctl(fd, DM_USER_IOC_SET_CHANNEL, &set);
     }
@@ -269,7 +274,17 @@ class Fuzzer {
     h.seq = Seq();
     h.type = random_.OneIn(3) ? random_.Below(5) : DM_USER_RESP_SUCCESS;
     h.len = random_.OneIn(2) ? random_.Below(kIoBytesMax) : random_.Any();
+    SetPlace(&h);
     return h;
+  }
+
+  // Of a remap: on one of two devices more often than not.
+  void SetPlace(WireHeader* h) {
+    if (h->type != DM_USER_RESP_REMAP) return;
+    h->flags = random_.OneIn(6) ? random_.Any() : random_.Below(2);
+    h->sector = random_.OneIn(6) ? random_.Any()
+                                 : random_.Below(uint32_t{kRamDiskSectors});
+    if (!random_.OneIn(6)) h->len = 0;
   }
 
   // Remembers the header that was read.
@@ -293,9 +308,12 @@ class Fuzzer {
     if (random_.OneIn(5)) {
       return;
     }
-    const bool data = h.type == DM_USER_REQ_MAP_READ;
-    WireHeader reply = {h.seq, random_.OneIn(6) ? random_.Below(5) : 0u, 0, 0,
-                        data ? h.len : 0};
+    uint32_t type = random_.OneIn(6) ? random_.Below(5) : DM_USER_RESP_SUCCESS;
+    if (random_.OneIn(3)) type = DM_USER_RESP_REMAP;
+    const bool data =
+        h.type == DM_USER_REQ_MAP_READ && type != DM_USER_RESP_REMAP;
+    WireHeader reply = {h.seq, type, 0, 0, data ? h.len : 0};
+    SetPlace(&reply);
     const size_t bytes = data && h.len <= kGoodBytes ? h.len : 0;
     // In pieces, some of one byte; perhaps too much, perhaps twice.
     iovec parts[3] = {
@@ -453,7 +471,7 @@ class Fuzzer {
         break;
       case 9: {
         dm_user_channel set = {};
-        set.flags = random_.Below(32);
+        set.flags = random_.Below(64);
         set.coalesce_bytes = CoalesceBytes(set.flags);
         set.reserved[random_.Below(2)] = random_.OneIn(8) ? random_.Any() : 0;
         ioctl(fd, DM_USER_IOC_SET_CHANNEL,
@@ -520,9 +538,13 @@ pid_t InChild(Body body) {
 
 std::string Features(Random* random) {
   const char* const policies[] = {"fail", "hold", "requeue"};
-  return "11 new_ms 30 orphan_ms 30 stuck_ms 50 unfenced " +
-         std::string(policies[random->Below(3)]) +
-         " discard write_zeroes secure_erase";
+  const std::string words = "new_ms 30 orphan_ms 30 stuck_ms 50 unfenced " +
+                            std::string(policies[random->Below(3)]) +
+                            " discard write_zeroes secure_erase";
+  if (random->OneIn(4)) {
+    return std::to_string(Split(words).size()) + " " + words;
+  }
+  return RedirectWords(16, {RamDisk(0), RamDisk(1)}, words);
 }
 
 // One thing an administrator might do.

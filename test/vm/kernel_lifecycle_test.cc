@@ -77,9 +77,9 @@ TEST_F(Lifecycle, NodeIsPrivateAndGoesWithTheTable) {
 
 TEST_F(Lifecycle, StatusLine) {
   ASSERT_EQ(0, device_.CreateUser());
-  EXPECT_EQ("life new 0 0 0 0 0 0 0 0 0 0 0 0 0 0", device_.Status());
+  EXPECT_EQ("life new 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", device_.Status());
   Channel channel("life");
-  EXPECT_EQ("life new 1 0 0 0 0 0 0 0 0 0 0 0 0 0", device_.Status());
+  EXPECT_EQ("life new 1 0 0 0 0 0 0 0 0 0 0 0 0 0 0", device_.Status());
   MakeWaiting(&channel);
   EXPECT_EQ("live", device_.StatusField(kState));
   EXPECT_EQ("1", device_.StatusField(kServers));
@@ -92,7 +92,7 @@ TEST_F(Lifecycle, StatusLine) {
   ASSERT_TRUE(channel.Reply(1, Pattern(4096, 0)));
   Await(&delivered_);
   Await(&queued_);
-  EXPECT_EQ("life live 1 1 0 0 0 0 2 0 0 0 0 0 0 0", device_.Status());
+  EXPECT_EQ("life live 1 1 0 0 0 0 2 0 0 0 0 0 0 0 0", device_.Status());
 }
 
 class TableLines : public testing::TestWithParam<const char*> {};

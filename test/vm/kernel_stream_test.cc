@@ -369,7 +369,8 @@ TEST_F(Stream, Ioctls) {
                 DM_USER_FEATURE_BATCH | DM_USER_FEATURE_USER_COPY |
                 DM_USER_FEATURE_COALESCE | DM_USER_FEATURE_REDIRECT |
                 DM_USER_FEATURE_URING | DM_USER_FEATURE_STOPPED |
-                DM_USER_FEATURE_SEGMENTS |
+                DM_USER_FEATURE_SEGMENTS | DM_USER_FEATURE_REMAP |
+                DM_USER_FEATURE_WAKE |
                 (UringParks() ? DM_USER_FEATURE_URING_PARKS : 0),
             info.features);
   EXPECT_EQ(kDeviceSectors, info.sectors);

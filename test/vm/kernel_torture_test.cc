@@ -444,7 +444,7 @@ TEST(Torture, OpenCloseRemoveStorm) {
   printf("%d devices, %d of them busy when they were to go\n", rounds, busy);
   MappedDevice device("torture");
   ASSERT_EQ(0, device.CreateUser());
-  EXPECT_EQ("torture new 0 0 0 0 0 0 0 0 0 0 0 0 0 0", device.Status());
+  EXPECT_EQ("torture new 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", device.Status());
   ExpectItServes(&device);
   munmap(stop, 4096);
 }

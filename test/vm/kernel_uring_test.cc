@@ -235,8 +235,11 @@ TEST_F(UringTest, BadCommands) {
     int result;
     void (*spoil)(UringBatch* command);
   } const kCases[] = {
-      {"flags", -EINVAL, [](UringBatch* c) { c->batch.flags = 1; }},
-      {"reserved", -EINVAL, [](UringBatch* c) { c->batch.reserved[3] = 1; }},
+      {"wake", -EINVAL,
+       [](UringBatch* c) { c->batch.flags = DM_USER_BATCH_WAKE; }},
+      {"wake_fd", -EINVAL, [](UringBatch* c) { c->batch.wake_fd = 1; }},
+      {"flags", -EINVAL, [](UringBatch* c) { c->batch.flags = 2; }},
+      {"reserved", -EINVAL, [](UringBatch* c) { c->batch.reserved[2] = 1; }},
       {"payload", -EINVAL, [](UringBatch* c) { c->reserved = 1; }},
       {"time", -EINVAL, [](UringBatch* c) { c->batch.timeout_ms = 1; }},
       {"size", -EINVAL,
