@@ -12,8 +12,10 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/rseq.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <memory>
@@ -24,6 +26,7 @@
 #include "daemon/backend/merge_governor.h"
 #include "daemon/backend/null.h"
 #include "daemon/backend/pressure.h"
+#include "daemon/backend/remap.h"
 #include "daemon/backend/snapshot.h"
 #include "daemon/base/buffer_pool.h"
 #include "daemon/base/log.h"
@@ -40,6 +43,7 @@
 #include "daemon/io/disk_file.h"
 #include "daemon/io/disk_uring.h"
 #include "daemon/io/flusher.h"
+#include "daemon/io/give_way.h"
 #include "daemon/io/loop_epoll.h"
 #include "daemon/io/pool_trimmer.h"
 #include "daemon/io/process_figures.h"
@@ -63,6 +67,35 @@ void NotifyReadyFd(int fd) {
         strerror(errno));
   }
   close(fd);
+}
+
+// The C library asks the kernel to keep this thread's processor number up to
+// date, at each switch to it. Nothing here asks for that.
+void LeaveRseq() {
+  if (__rseq_size == 0) return;
+  auto* area = reinterpret_cast<struct rseq*>(
+      static_cast<uint8_t*>(__builtin_thread_pointer()) + __rseq_offset);
+  // Where the kernel was given another length it refuses, and all is as it was.
+  if (syscall(SYS_rseq, area, sizeof(*area), RSEQ_FLAG_UNREGISTER, RSEQ_SIG) ==
+      0) {
+    // So that the library asks in its other way.
+    area->cpu_id = static_cast<uint32_t>(RSEQ_CPU_ID_REGISTRATION_FAILED);
+  }
+}
+
+// Who asks waits for the answer, and does nothing else meanwhile: it is
+// answered before others compute. A merge is for nobody to wait for, and the
+// thread is the same, so while there is one it is not so. A daemon that was
+// started at another nice value than 0, or may not choose, stays where it is.
+constexpr int kNice = -5;
+bool GoFirst() {
+  errno = 0;
+  return getpriority(PRIO_PROCESS, 0) == 0 && errno == 0 &&
+         setpriority(PRIO_PROCESS, 0, kNice) == 0;
+}
+void OnMerging(void*, bool merging) {
+  // Where it may not go back it was the last time.
+  setpriority(PRIO_PROCESS, 0, merging ? 0 : kNice);
 }
 
 // What is there decides, when the client leaves it to us.
@@ -103,6 +136,8 @@ class Daemon {
                                                  const DiskOptions& options);
   bool StartIo();
   void OpenFile(const proto::Attach& attach, const Registry::BackendDone& done);
+  void OpenRemapped(const proto::Attach& attach,
+                    const Registry::BackendDone& done);
   void OpenSnapshot(const std::string& name,
                     const proto::SnapshotBackend& snapshot,
                     Registry::BackendDone done);
@@ -119,6 +154,7 @@ class Daemon {
 
   const Options options_;
   std::unique_ptr<EpollLoop> loop_;
+  GiveWay give_way_{GiveWay::ForThisThread(), nullptr};
   std::unique_ptr<Ring> ring_;        // nullptr: synchronous I/O
   std::unique_ptr<Flusher> flusher_;  // with ring_
   std::unique_ptr<BufferPool> pool_;
@@ -241,6 +277,10 @@ absl::StatusOr<std::unique_ptr<Disk>> Daemon::OpenDisk(
 void Daemon::OpenFile(const proto::Attach& attach,
                       const Registry::BackendDone& done) {
   const proto::FileBackend& file = attach.file();
+  if (file.direct_io() == proto::DIRECT_IO_REMAP) {
+    OpenRemapped(attach, done);
+    return;
+  }
   DiskOptions options = {.writable = !file.read_only(), .exclusive = true};
   if (file.direct_io() == proto::DIRECT_IO_ON) {
     options.direct = DirectIo::kOn;
@@ -259,6 +299,32 @@ void Daemon::OpenFile(const proto::Attach& attach,
   }
   done(std::make_unique<FileBackend>(std::move(*disk), file.read_only(),
                                      loop_.get()));
+}
+
+void Daemon::OpenRemapped(const proto::Attach& attach,
+                          const Registry::BackendDone& done) {
+  const proto::FileBackend& file = attach.file();
+  if (attach.transport() != proto::TRANSPORT_DM_USER) {
+    done(absl::InvalidArgumentError(
+        "answers by place need dm-user.ko: ublk has none"));
+    return;
+  }
+  // Only looked at; the table holds it.
+  auto opened = OpenDiskFile(file.path(), {});
+  if (!opened.ok()) {
+    done(opened.status());
+    return;
+  }
+  if (!opened->block_device) {
+    done(absl::InvalidArgumentError(
+        absl::StrCat(file.path(),
+                     ": is a file, and the kernel can send requests to a block "
+                     "device only; map it from a loop device (losetup), or "
+                     "without --direct-io remap")));
+    return;
+  }
+  done(std::make_unique<RemapBackend>(std::move(*opened), file.read_only(),
+                                      loop_.get()));
 }
 
 void Daemon::OpenSnapshot(const std::string& name,
@@ -436,6 +502,8 @@ int Daemon::Run() {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
   }
+  LeaveRseq();
+  const bool goes_first = GoFirst();
   loop_ = EpollLoop::Create();
   pool_ = BufferPool::Create(
       static_cast<uint32_t>(options_.memory_bytes / BufferPool::kBufferBytes));
@@ -443,12 +511,14 @@ int Daemon::Run() {
     Log(LogLevel::kError, "cannot start: %s", strerror(errno));
     return kExitFailure;
   }
+  loop_->SetRoundObserver(&give_way_);
   if (options_.root_storage_name == nullptr) {
     trimmer_ = std::make_unique<PoolTrimmer>(pool_.get(), loop_.get());
   }
   if (!StartIo()) return kExitFailure;
   notifier_ = std::make_unique<ServiceNotifier>(loop_.get());
   governor_ = std::make_unique<MergeGovernor>(loop_.get(), &pressure_);
+  if (goes_first) governor_->SetListener(OnMerging, nullptr);
   PressureSource::Totals totals;
   knows_pressure_ = pressure_.Read(&totals);
   if (options_.limits.pressure_percent > 0 && !knows_pressure_) {

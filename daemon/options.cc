@@ -84,6 +84,11 @@ void PrintUsage(FILE* to) {
       "  --version        print the version and exit\n"
       "  --help           print this and exit\n"
       "\n"
+      "Started at nice 0 it goes to -5, where it may, and back while it "
+      "merges; "
+      "at\n"
+      "another it stays there.\n"
+      "\n"
       "Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failure, 2 usage, 5 "
       "another\n"
       "dmuserd owns the control socket.\n",

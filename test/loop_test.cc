@@ -349,6 +349,105 @@ TEST(LoopTest, IdleWorkRunsBesideATimer) {
   loop->Disarm(&ticker.timer);
 }
 
+struct FakeSleeper : Sleeper {
+  Came Enter(bool sleep) override {
+    ++times;
+    slept += sleep ? 1 : 0;
+    return came;
+  }
+  Came came = Came::kWork;
+  int times = 0;
+  int slept = 0;
+};
+
+struct CountingWatch : Watch {
+  CountingWatch(Loop* loop_in, int fd_in) : loop(loop_in) {
+    fd = fd_in;
+    events = EPOLLIN;
+    ready = [](void* self, uint32_t) {
+      ++static_cast<CountingWatch*>(self)->times;
+    };
+    context = this;
+    EXPECT_EQ(loop->AddWatch(this), 0);
+  }
+  ~CountingWatch() { loop->Unwatch(this); }
+  Loop* const loop;
+  int times = 0;
+};
+
+TEST(LoopTest, ASleeperThatAlwaysHasWorkDoesNotKeepTheFiles) {
+  auto loop = EpollLoop::Create();
+  FakeSleeper sleeper;
+  EXPECT_GE(loop->SetSleeper(&sleeper), 0);
+  Pipe pipe;
+  CountingWatch watch(loop.get(), pipe.read_end.get());
+  pipe.MakeReadable();
+  int turns = 0;
+  while (watch.times == 0 && turns < 1000) {
+    loop->Turn(/*wait=*/true);
+    ++turns;
+  }
+  EXPECT_GT(turns, 1) << "they are not asked each time";
+  EXPECT_LE(turns, 64);
+  EXPECT_EQ(sleeper.slept, turns);
+  loop->SetSleeper(nullptr);
+}
+
+TEST(LoopTest, TheSleeperSaysWhetherToAskTheFiles) {
+  auto loop = EpollLoop::Create();
+  FakeSleeper sleeper, other;
+  EXPECT_GE(loop->SetSleeper(&sleeper), 0);
+  EXPECT_EQ(loop->SetSleeper(&other), -1) << "there is one already";
+  Pipe pipe;
+  CountingWatch watch(loop.get(), pipe.read_end.get());
+  pipe.MakeReadable();
+  sleeper.came = Sleeper::Came::kFiles;
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(watch.times, 1);
+  // It would not sleep: the loop does, if anything else is to be waited for.
+  sleeper.came = Sleeper::Came::kNothing;
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(watch.times, 2);
+  EXPECT_EQ(sleeper.slept, 2);
+  // No sleep while there is something to do.
+  std::string log;
+  Named task(&log, 't');
+  loop->Post(&task.task);
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(sleeper.slept, 2);
+  EXPECT_EQ(log, "t");
+  loop->SetSleeper(nullptr);
+  const int times = sleeper.times;
+  loop->Turn(/*wait=*/false);
+  EXPECT_EQ(sleeper.times, times);
+}
+
+TEST(LoopTest, RoundsAreToldBeforeTheSleepThatEndsThem) {
+  struct Observer : RoundObserver {
+    void OnRound(const Loop&, uint32_t requests) override {
+      rounds.push_back(requests);
+    }
+    std::vector<uint32_t> rounds;
+  } observer;
+  auto loop = EpollLoop::Create();
+  loop->SetRoundObserver(&observer);
+  FakeSleeper sleeper;
+  loop->SetSleeper(&sleeper);
+  std::string log;
+  Named task(&log, 't');
+  loop->CountRequest();
+  loop->CountRequest();
+  loop->Post(&task.task);
+  loop->Turn(/*wait=*/true);  // has something to do
+  EXPECT_TRUE(observer.rounds.empty());
+  loop->CountRequest();
+  loop->Turn(/*wait=*/true);
+  EXPECT_EQ(observer.rounds, std::vector<uint32_t>{3});
+  loop->Turn(/*wait=*/true);  // none since
+  EXPECT_EQ(observer.rounds.size(), 1U);
+  loop->SetSleeper(nullptr);
+}
+
 TEST(SimLoopTest, TimeJumpsToTheNextTimerWhenThereIsNothingElse) {
   sim::SimLoop loop(/*seed=*/1);
   std::string log;

@@ -766,6 +766,32 @@ TEST(MergeGovernorTest, NoMergeStarves) {
   }
 }
 
+TEST(MergeGovernorTest, TellsWhenTheFirstComesAndTheLastIsGone) {
+  World world;
+  MergeGovernor governor(&world.loop, nullptr);
+  std::vector<bool> told;
+  governor.SetListener(
+      [](void* context, bool merging) {
+        static_cast<std::vector<bool>*>(context)->push_back(merging);
+      },
+      &told);
+  Merges merges = MakeMerges(&world, &governor, 2);
+  EXPECT_TRUE(told.empty());
+  StartAll(merges);
+  world.RunFor(kSecond / 10);
+  EXPECT_EQ(told, std::vector<bool>{true});
+  merges[0]->Stop();
+  world.RunFor(kSecond / 10);
+  EXPECT_EQ(told, std::vector<bool>{true});
+  merges[1]->Stop();
+  EXPECT_EQ(told, (std::vector<bool>{true, false}));
+  merges[1]->Stop();  // has left
+  EXPECT_EQ(told, (std::vector<bool>{true, false}));
+  merges[0]->Start();
+  world.RunFor(kSecond / 10);
+  EXPECT_EQ(told, (std::vector<bool>{true, false, true}));
+}
+
 class ProcPressureTest : public ::testing::Test {
  protected:
   void SetUp() override {

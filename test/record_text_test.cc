@@ -112,6 +112,28 @@ TEST(RecordTextTest, WhatAPersonWrites) {
   EXPECT_TRUE(record.merge_wanted());
 }
 
+// A record outlives the daemon that wrote it: words stay what they are.
+TEST(RecordTextTest, HowAFileIsRead) {
+  const struct {
+    proto::DirectIo value;
+    const char* text;
+  } cases[] = {
+      {proto::DIRECT_IO_ON, "direct_io: DIRECT_IO_ON"},
+      {proto::DIRECT_IO_OFF, "direct_io: DIRECT_IO_OFF"},
+      {proto::DIRECT_IO_REMAP, "direct_io: DIRECT_IO_REMAP"},
+  };
+  for (const auto& c : cases) {
+    proto::DeviceRecord record, back;
+    record.mutable_attach()->mutable_file()->set_path("/dev/vda");
+    record.mutable_attach()->mutable_file()->set_direct_io(c.value);
+    const std::string text = PrintRecord(record);
+    EXPECT_NE(text.find(c.text), std::string::npos) << text;
+    const absl::Status status = ParseRecord(text, &back);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(back.attach().file().direct_io(), c.value);
+  }
+}
+
 TEST(RecordTextTest, WhatIsWrongIsSaid) {
   const struct {
     const char* text;

@@ -2,6 +2,7 @@
 #include "tools/dm.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libdevmapper.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -66,6 +67,20 @@ absl::Status NoMemory() {
   return absl::InternalError("libdevmapper: cannot make a task");
 }
 
+// What a table was to hold.
+absl::Status InUse(const std::string& path) {
+  return absl::AbortedError(absl::StrCat(
+      path,
+      ": is in use (mounted, or held by another device); release it first"));
+}
+
+bool IsInUse(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC);
+  if (fd < 0) return errno == EBUSY;
+  close(fd);
+  return false;
+}
+
 // Runs a task that makes or removes nodes and waits for udev to follow, where
 // udev runs. Returns 0 or the ioctl's errno.
 int RunSynced(dm_task* task) {
@@ -82,8 +97,9 @@ int RunSynced(dm_task* task) {
 // daemon.
 constexpr int kRedirectExtents = 65536;
 
-// The first version that knows redirect.
+// The first versions that know redirect, and answers by place.
 constexpr uint32_t kRedirectSince[2] = {1, 3};
+constexpr uint32_t kRemapSince[2] = {1, 5};
 
 // The target's version; false when it is not there. `task` lists the versions.
 bool FindTarget(dm_task* task, uint32_t version[3]) {
@@ -98,6 +114,15 @@ bool FindTarget(dm_task* task, uint32_t version[3]) {
         reinterpret_cast<const char*>(target) + target->next);
   }
   return false;
+}
+
+bool HasTargetSince(const uint32_t (&since)[2]) {
+  TaskPtr task = MakeTask(DM_DEVICE_LIST_VERSIONS, "");
+  uint32_t version[3];
+  return task != nullptr && dm_task_run(task.get()) != 0 &&
+         FindTarget(task.get(), version) &&
+         (version[0] > since[0] ||
+          (version[0] == since[0] && version[1] >= since[1]));
 }
 
 std::string Uuid(const std::string& name) {
@@ -132,17 +157,28 @@ absl::Status Create(const std::string& name, const DeviceTable& table,
 }
 
 DeviceTable UserTable(const UserDevice& device) {
-  std::string features =
-      absl::StrCat("orphan_ms ", device.orphan_ms, " new_ms ", device.orphan_ms,
-                   " max_io ", device.max_io_sectors);
-  int count = 6;
+  std::string features = absl::StrCat("orphan_ms ", device.orphan_ms,
+                                      " new_ms ", device.orphan_ms);
+  int count = 4;
+  if (device.max_io_sectors > 0) {
+    absl::StrAppend(&features, " max_io ", device.max_io_sectors);
+    count += 2;
+  }
   if (device.read_only) {
     absl::StrAppend(&features, " read_only");
     ++count;
   }
   if (device.discard) {
-    absl::StrAppend(&features, " discard write_zeroes");
-    count += 2;
+    absl::StrAppend(&features, " discard");
+    ++count;
+  }
+  if (device.write_zeroes) {
+    absl::StrAppend(&features, " write_zeroes");
+    ++count;
+  }
+  if (device.no_flush) {
+    absl::StrAppend(&features, " no_flush");
+    ++count;
   }
   if (device.logical_block_bytes > 512) {
     absl::StrAppend(&features, " logical_block ", device.logical_block_bytes);
@@ -327,14 +363,9 @@ absl::Status CheckKernelSupport() {
       "'modprobe dm-user', or 'insmod dm-user.ko' after building it");
 }
 
-bool KernelKnowsRedirect() {
-  TaskPtr task = MakeTask(DM_DEVICE_LIST_VERSIONS, "");
-  uint32_t version[3];
-  return task != nullptr && dm_task_run(task.get()) != 0 &&
-         FindTarget(task.get(), version) &&
-         (version[0] > kRedirectSince[0] ||
-          (version[0] == kRedirectSince[0] && version[1] >= kRedirectSince[1]));
-}
+bool KernelKnowsRedirect() { return HasTargetSince(kRedirectSince); }
+
+bool KernelKnowsRemap() { return HasTargetSince(kRemapSince); }
 
 absl::Status CheckNameIsFree(const std::string& name) {
   dm_info info = {};
@@ -363,6 +394,10 @@ absl::Status CreateUserDevice(const UserDevice& device) {
   if (error == 0) return absl::OkStatus();
   TaskPtr remove = MakeTask(DM_DEVICE_REMOVE, device.name);
   if (remove != nullptr) RunSynced(remove.get());
+  if (error == EBUSY && !device.redirect_path.empty() &&
+      IsInUse(device.redirect_path)) {
+    return InUse(device.redirect_path);
+  }
   return CreateFailed(device.name, table, error);
 }
 
@@ -380,11 +415,7 @@ absl::Status CreateLinearDevice(const LinearDevice& device) {
 
 absl::Status SwapToLinear(const LinearDevice& device) {
   int error = LoadTable(device.name, LinearTable(device), device.read_only);
-  if (error == EBUSY) {
-    return absl::AbortedError(absl::StrCat(
-        device.path,
-        ": is in use (mounted, or held by another device); release it first"));
-  }
+  if (error == EBUSY) return InUse(device.path);
   if (error != 0) {
     return Failed(absl::StrCat(device.name, ": cannot load the table '",
                                LinearTable(device).parameters, "'"),

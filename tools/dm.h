@@ -27,10 +27,14 @@ struct UserDevice {
   // How long requests wait, in milliseconds, while no daemon serves the device.
   // A number, or "forever".
   std::string orphan_ms;
-  // Longest request in sectors; the kernel splits longer ones.
+  // Longest request in sectors; the kernel splits longer ones. 0: no bound but
+  // that of redirect_path.
   uint64_t max_io_sectors = 0;
-  // Discards and write-zeroes are passed on.
+  // Are passed on.
   bool discard = false;
+  bool write_zeroes = false;
+  // Flushes go to redirect_path alone, if a write went there.
+  bool no_flush = false;
   // What requests are multiples of: 512 to 4096.
   uint32_t logical_block_bytes = 512;
   // A block device the kernel may read parts of the device from; empty: none.
@@ -95,6 +99,8 @@ absl::StatusOr<DeviceTable> ReadTable(const std::string& name);
 
 // Whether the target takes UserDevice::redirect_path.
 bool KernelKnowsRedirect();
+// And whether a daemon can answer with places there.
+bool KernelKnowsRemap();
 
 // Makes the device and its control node, on which a daemon can begin to serve;
 // nobody can use it before ActivateUserDevice. A device of the name that was

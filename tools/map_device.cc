@@ -160,6 +160,34 @@ uint64_t MaxIoBytes(const std::string& path) {
   return limits.transfer_bytes_max;
 }
 
+// Has the kernel send what the daemon is asked for to the block device itself.
+// The table holds it, bounds nothing the device does not, and flushes it.
+absl::Status PrepareRemap(const std::string& path, UserDevice* device) {
+  if (!KernelKnowsRemap()) {
+    return absl::UnavailableError(
+        "--direct-io remap needs dm-user.ko 1.5 or later; load the one that "
+        "comes with this dmuserctl");
+  }
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  struct stat info = {};
+  if (fd < 0 || fstat(fd, &info) != 0 || !S_ISBLK(info.st_mode)) {
+    if (fd >= 0) close(fd);
+    return absl::InvalidArgumentError(absl::StrCat(
+        path,
+        ": is no block device, and the kernel can send requests to one "
+        "only; map it from a loop device (losetup), or without "
+        "--direct-io remap"));
+  }
+  const QueueOps ops = AskQueueOps(fd);
+  close(fd);
+  device->redirect_path = path;
+  device->max_io_sectors = 0;
+  device->discard = !device->read_only && ops.discard;
+  device->write_zeroes = !device->read_only && ops.write_zeroes;
+  device->no_flush = true;
+  return absl::OkStatus();
+}
+
 // Whether the kernel can read parts of a device of that size from the base: a
 // block device whose blocks the device's size is a multiple of.
 bool CanRedirect(const std::string& base_path, uint64_t bytes) {
@@ -199,19 +227,26 @@ absl::Status MapOnUser(ControlClient* client, const proto::Attach& attach,
   }
   device.max_io_sectors = request_bytes_max / kSectorBytes;
   device.discard = !device.read_only;
+  device.write_zeroes = !device.read_only;
   if (attach.has_file()) {
     device.logical_block_bytes = BlockBytes(attach.file().path());
   }
-  if (redirect != proto::REDIRECT_OFF && attach.has_snapshot() &&
-      KernelKnowsRedirect() &&
-      CanRedirect(attach.snapshot().base_path(), size_sectors * kSectorBytes)) {
+  if (attach.has_file() &&
+      attach.file().direct_io() == proto::DIRECT_IO_REMAP) {
+    absl::Status prepared = PrepareRemap(attach.file().path(), &device);
+    if (!prepared.ok()) return prepared;
+  } else if (redirect != proto::REDIRECT_OFF && attach.has_snapshot() &&
+             KernelKnowsRedirect() &&
+             CanRedirect(attach.snapshot().base_path(),
+                         size_sectors * kSectorBytes)) {
     device.redirect_path = attach.snapshot().base_path();
   } else if (redirect == proto::REDIRECT_ON) {
     return NoRedirect();
   }
   absl::Status created = CreateUserDevice(device);
   if (!created.ok() && !absl::IsAlreadyExists(created) &&
-      !device.redirect_path.empty() && redirect == proto::REDIRECT_AUTO) {
+      attach.has_snapshot() && !device.redirect_path.empty() &&
+      redirect == proto::REDIRECT_AUTO) {
     // The base is somebody else's, to hold it for the device: its daemon can
     // read it all the same.
     device.redirect_path.clear();
@@ -332,7 +367,8 @@ absl::StatusOr<proto::DirectIo> ParseDirectIo(const std::string& text) {
   return ParseWord<proto::DirectIo>("direct I/O", text,
                                     {{"auto", proto::DIRECT_IO_AUTO},
                                      {"on", proto::DIRECT_IO_ON},
-                                     {"off", proto::DIRECT_IO_OFF}});
+                                     {"off", proto::DIRECT_IO_OFF},
+                                     {"remap", proto::DIRECT_IO_REMAP}});
 }
 
 absl::StatusOr<proto::Redirect> ParseRedirect(const std::string& text) {
@@ -357,6 +393,12 @@ absl::Status MapDevice(proto::Attach attach, const std::string& orphan_ms,
   const uint64_t size_sectors = *bytes / kSectorBytes;
   if (redirect == proto::REDIRECT_ON && *transport == proto::TRANSPORT_UBLK) {
     return NoRedirect();
+  }
+  if (attach.has_file() &&
+      attach.file().direct_io() == proto::DIRECT_IO_REMAP &&
+      *transport == proto::TRANSPORT_UBLK) {
+    return absl::InvalidArgumentError(
+        "--direct-io remap needs dm-user.ko: ublk has no answers by place");
   }
   return *transport == proto::TRANSPORT_UBLK
              ? MapOnUblk(&*client, attach, size_sectors)

@@ -44,6 +44,9 @@ void MergeGovernor::SetRate(Member* member, uint64_t rate_bytes_per_s) {
 bool MergeGovernor::MayStep(Member* member) {
   const uint64_t now_us = loop_->NowUs();
   if (member->place_ == Place::kOut) {
+    if (members_ == nullptr && listener_ != nullptr) {
+      listener_(listener_context_, /*merging=*/true);
+    }
     Append(member);
     StandInLine(member);
   }
@@ -75,6 +78,9 @@ void MergeGovernor::Leave(Member* member) {
   const uint64_t now_us = loop_->NowUs();
   TakeOut(member);
   member->asked_ = false;
+  if (members_ == nullptr && listener_ != nullptr) {
+    listener_(listener_context_, /*merging=*/false);
+  }
   if (members_ == nullptr && holding_) {
     EndHold(now_us);
     // Who comes next begins with a probe again.

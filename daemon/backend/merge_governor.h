@@ -111,6 +111,14 @@ class MergeGovernor {
   MergeGovernor(const MergeGovernor&) = delete;
   MergeGovernor& operator=(const MergeGovernor&) = delete;
 
+  // Is told when the first merge takes part, and when the last has left; from
+  // inside MayStep and Leave. nullptr: nobody.
+  using Listener = void (*)(void* context, bool merging);
+  void SetListener(Listener listener, void* context) {
+    listener_ = listener;
+    listener_context_ = context;
+  }
+
   // Take effect at once, also for those that are held.
   void SetLimits(const Limits& limits);
   const Limits& limits() const { return limits_; }
@@ -166,6 +174,8 @@ class MergeGovernor {
   Member* NextAsking(uint64_t after_number) const;
 
   Loop* const loop_;
+  Listener listener_ = nullptr;
+  void* listener_context_ = nullptr;
   PressureSource* const source_;
   Limits limits_;
   TokenBucket bucket_{kGrantBytes};

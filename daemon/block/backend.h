@@ -23,13 +23,16 @@ class Disk;      // daemon/io/disk.h: whoever hands one over knows it
 struct Geometry {
   uint64_t size_bytes = 0;  // a multiple of 512
   bool read_only = false;
-  // Device number of the block device that extents of Redirect are on; 0: there
-  // is none.
+  // Device number of the block device that extents of Redirect are on, or the
+  // places of `remap`; 0: there is none.
   uint64_t base_device = 0;
   // How many requests it works on at a time; it takes more, which wait.
   uint32_t depth = 16;
   // Its I/O goes past the page cache.
   bool direct_io = false;
+  // It touches no data: requests carry none, and what is not a flush is
+  // answered with its place on base_device, or with an error.
+  bool remap = false;
 };
 
 struct MergeStatus {

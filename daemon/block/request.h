@@ -35,7 +35,7 @@ struct Request {
   uint64_t length_bytes = 0;  // a multiple of 512; 0 for kFlush
 
   // kRead: filled by the back end. kWrite: the data. Exactly length_bytes;
-  // empty for the other ops.
+  // empty for the other ops, and for all where Geometry::remap is.
   ByteSpan payload;
 
   uint64_t offset() const { return sector * kSectorBytes; }
@@ -57,6 +57,11 @@ struct Request {
 
   // What an error came from, if the back end knows; empty at Submit.
   IoCause cause;
+
+  // Set by a back end with Geometry::remap before Complete(kOk): the kernel is
+  // to send the request to base_device, from this sector on.
+  bool remapped = false;
+  uint64_t base_sector = 0;
 
   // Result, for on_complete.
   IoStatus status = IoStatus::kOk;

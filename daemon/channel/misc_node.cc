@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/base/buffer_pool.h"
 #include "daemon/base/log.h"
+#include "daemon/channel/header_channel.h"
 #include "daemon/channel/stream.h"
 #include "daemon/channel/uring_call.h"
 #include "daemon/io/unique_fd.h"
@@ -38,6 +39,18 @@ dm_user_channel ModeOf(ChannelWay way, uint64_t features) {
   mode.flags |= DM_USER_CHANNEL_COALESCE;
   // What one buffer holds is one piece of work.
   mode.coalesce_bytes = BufferPool::kBufferBytes;
+  return mode;
+}
+
+// As much as the storage's queue would be given in one piece anyway; no buffer
+// of the daemon's has to hold it.
+constexpr uint32_t kRemapCoalesceBytes = 1 << 20;
+
+// The mode of a channel without data.
+dm_user_channel RemapModeOf(ChannelWay way, uint64_t features) {
+  dm_user_channel mode = ModeOf(way, features);
+  mode.flags |= DM_USER_CHANNEL_USER_COPY | DM_USER_CHANNEL_REMAP;
+  if (mode.coalesce_bytes > 0) mode.coalesce_bytes = kRemapCoalesceBytes;
   return mode;
 }
 
@@ -77,6 +90,20 @@ const char* ReserveWay(ChannelWay way, uint64_t features, Ring* ring) {
         "as many devices as the daemon's io_uring has room for use it already";
   }
   return why_not;
+}
+
+// Why another way than kUring is better, though it may be had; nullptr: it is
+// not.
+const char* NotWorthIt(const Geometry& geometry, uint64_t features) {
+  if (geometry.remap) {
+    return (features & DM_USER_FEATURE_WAKE) != 0
+               ? "one call that answers, fetches and waits costs less"
+               : nullptr;
+  }
+  // A call that waits again takes no late answer along: each is one more.
+  return geometry.direct_io
+             ? "answers come late past the page cache, and cost less so"
+             : nullptr;
 }
 
 std::string NodePath(const std::string& name) {
@@ -206,6 +233,42 @@ class MiscNodeChannel : public Channel {
   StreamChannel stream_;
 };
 
+// A HeaderChannel with its call.
+class MiscNodeHeaders : public Channel {
+ public:
+  MiscNodeHeaders(UniqueFd fd, ChannelWay way, HeaderChannel::Options options,
+                  std::unique_ptr<BatchCall> call, Loop* loop)
+      : way_(way),
+        call_(std::move(call)),
+        headers_(std::move(fd), options, loop) {}
+
+  void Start(RequestSink* sink) override { headers_.Start(sink); }
+  void Stop(Task* done) override { headers_.Stop(done); }
+  const char* way() const override { return ChannelWayName(way_); }
+
+ private:
+  const ChannelWay way_;
+  const std::unique_ptr<BatchCall> call_;
+  HeaderChannel headers_;
+};
+
+// Where the places of a back end with Geometry::remap are.
+absl::StatusOr<uint32_t> FindRemapDevice(const std::string& path, int fd,
+                                         uint64_t features, dev_t number) {
+  if ((features & DM_USER_FEATURE_REMAP) == 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        path,
+        ": this dm-user.ko is older than answers by place; load the one that "
+        "comes with this daemon, or map without --direct-io remap"));
+  }
+  const std::optional<uint32_t> device = FindDevice(fd, number);
+  if (device.has_value()) return *device;
+  return absl::FailedPreconditionError(absl::StrCat(
+      path, ": the table does not name ", major(number), ":", minor(number),
+      " for redirect, where the data is; create the device with "
+      "'dmuserctl map --direct-io remap'"));
+}
+
 }  // namespace
 
 const char* ChannelWayName(ChannelWay way) {
@@ -268,11 +331,12 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(
   if (options.way == ChannelWay::kAuto) {
     parts.way = ChannelWay::kStream;
     for (const ChannelWay way : {ChannelWay::kUring, ChannelWay::kBatch}) {
-      // A call that waits again takes no late answer along: each is one more.
-      const char* lacks =
-          way == ChannelWay::kUring && geometry.direct_io
-              ? "answers come late past the page cache, and cost less so"
-              : ReserveWay(way, info.features, options.ring);
+      const char* lacks = way == ChannelWay::kUring
+                              ? NotWorthIt(geometry, info.features)
+                              : nullptr;
+      if (lacks == nullptr) {
+        lacks = ReserveWay(way, info.features, options.ring);
+      }
       if (lacks == nullptr) {
         parts.way = way;
         break;
@@ -288,7 +352,19 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(
           "; start dmuserd with --channel auto, which takes what there is"));
     }
   }
+  uint32_t device = 0;
   parts.mode = ModeOf(parts.way, info.features);
+  if (geometry.remap) {
+    auto found =
+        FindRemapDevice(path, fd.get(), info.features, geometry.base_device);
+    if (!found.ok()) return found.status();
+    if (parts.way == ChannelWay::kStream) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          path, ": answers by place need --channel uring or batch"));
+    }
+    device = *found;
+    parts.mode = RemapModeOf(parts.way, info.features);
+  }
   if (parts.way == ChannelWay::kUring) {
     parts.call = std::make_unique<UringCall>(options.ring, parts.mode);
   }
@@ -302,6 +378,14 @@ absl::StatusOr<std::unique_ptr<Channel>> OpenMiscNode(
                                                      : "the best there is";
   LogWith(LogLevel::kInfo, {.device = name.c_str()}, "%s: channel %s: %s",
           name.c_str(), ChannelWayName(parts.way), why);
+  if (geometry.remap) {
+    const HeaderChannel::Options headers = {
+        .device = device,
+        .call = parts.call.get(),
+        .sleeps = (info.features & DM_USER_FEATURE_WAKE) != 0};
+    return std::unique_ptr<Channel>(std::make_unique<MiscNodeHeaders>(
+        std::move(fd), parts.way, headers, std::move(parts.call), loop));
+  }
   parts.path = path;
   parts.slots = geometry.depth;
   parts.fd = std::move(fd);

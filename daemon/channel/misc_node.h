@@ -45,7 +45,8 @@ struct MiscNodeOptions {
 // when its files are closed, or else nobody gets the disk before that has ended
 // (daemon/io/disk_uring.h). Holds geometry.depth requests at a time. Where the
 // table names geometry.base_device for redirect, the channel has redirect(),
-// empty. Logs which way it took, and why not a better one.
+// empty. Where geometry.remap is, requests come without data, and the table has
+// to name base_device. Logs which way it took, and why not a better one.
 // kUnavailable: no node, or a dm-user that cannot be polled.
 // kFailedPrecondition: the sizes differ, or the way that was asked for is not
 // there. kPermissionDenied, kInternal as they come.

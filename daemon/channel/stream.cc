@@ -230,11 +230,7 @@ StreamChannel::Step StreamChannel::ReadHeader() {
 StreamChannel::Step StreamChannel::TakeHeader() {
   dm_user_message header;
   memcpy(&header, header_, sizeof(header));
-  const bool flush = header.type == DM_USER_REQ_MAP_WRITE ||
-                     header.type == DM_USER_REQ_MAP_FLUSH;
-  if (header.len % kSectorBytes != 0 || (header.len == 0 && !flush) ||
-      header.sector > UINT64_MAX / kSectorBytes ||
-      header.len > UINT64_MAX - header.sector * kSectorBytes) {
+  if (!wire::CanBe(header)) {
     Log(LogLevel::kError,
         "request %llu: type %llu at sector %llu with a length of %llu bytes "
         "cannot be; the channel is closed",

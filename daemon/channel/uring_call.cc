@@ -47,8 +47,12 @@ void UringCall::OnPrepare(RingOp* op, io_uring_sqe* entry) {
   auto* self = static_cast<UringCall*>(op);
   const int count = self->user_->Gather(self->parts_, kPartsMax);
   dm_user_batch& batch = self->batch_;
-  batch.replies = reinterpret_cast<uintptr_t>(self->parts_);
-  batch.segments = static_cast<uint32_t>(count);
+  if (count == 1) {
+    batch.replies = reinterpret_cast<uintptr_t>(self->parts_[0].iov_base);
+  } else {
+    batch.replies = reinterpret_cast<uintptr_t>(self->parts_);
+    batch.segments = static_cast<uint32_t>(count);
+  }
   batch.replies_bytes = 0;
   for (int i = 0; i < count; ++i) {
     batch.replies_bytes += static_cast<uint32_t>(self->parts_[i].iov_len);

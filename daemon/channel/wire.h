@@ -7,6 +7,7 @@
 #define DAEMON_CHANNEL_WIRE_H_
 
 #include <cstddef>
+#include <cstdint>
 
 #include "daemon/block/request.h"
 #include "dm-user/uapi/dm-user.h"
@@ -19,6 +20,16 @@ static_assert(sizeof(dm_user_message) == kHeaderBytes);
 // Whether payload follows the header of this request.
 constexpr bool CarriesPayload(const dm_user_message& header) {
   return header.type == DM_USER_REQ_MAP_WRITE && header.len > 0;
+}
+
+// Whether a request can have this length and place: whole sectors, nothing but
+// a flush without any, and an end that 64 bits of bytes can say.
+constexpr bool CanBe(const dm_user_message& header) {
+  const bool flush = header.type == DM_USER_REQ_MAP_WRITE ||
+                     header.type == DM_USER_REQ_MAP_FLUSH;
+  return header.len % kSectorBytes == 0 && (header.len > 0 || flush) &&
+         header.sector <= UINT64_MAX / kSectorBytes &&
+         header.len <= UINT64_MAX - header.sector * kSectorBytes;
 }
 
 // Op and flags of a request as the daemon sees them. An fsync arrives as an

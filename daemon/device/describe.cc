@@ -114,6 +114,7 @@ void DescribeBackend(Backend& backend, proto::DeviceStatus* out) {
   out->set_size_bytes(geometry.size_bytes);
   out->set_read_only(geometry.read_only);
   out->set_direct_io(geometry.direct_io);
+  out->set_remap(geometry.remap);
   const Backend::CacheCounters cache = backend.cache_counters();
   out->set_cache_hits(cache.hits);
   out->set_cache_misses(cache.misses);

@@ -123,9 +123,10 @@ void Device::OnRequest(Request* request) {
       ++counters_.other_requests;
   }
   ++counters_.in_flight;
+  loop_->CountRequest();
   request->observe = OnOver;
   request->observer = this;
-  request->begun_us = loop_->TurnUs();
+  if (!geometry_.remap) request->begun_us = loop_->TurnUs();
   request->cause = {};
   const IoStatus verdict = Check(request);
   if (verdict != IoStatus::kOk) {
@@ -140,8 +141,11 @@ void Device::OnOver(Request* request) {
   auto* self = static_cast<Device*>(request->observer);
   DMU_CHECK(self->counters_.in_flight > 0);
   --self->counters_.in_flight;
-  self->latency_[static_cast<int>(ClassOf(request->op))].Add(
-      self->loop_->NowUs() - request->begun_us);
+  // With remap nothing was done yet, and the clock costs more than the answer.
+  if (!self->geometry_.remap) {
+    self->latency_[static_cast<int>(ClassOf(request->op))].Add(
+        self->loop_->NowUs() - request->begun_us);
+  }
   if (request->status == IoStatus::kOk) return;
   if (self->errors_.Add(self->name_.c_str(), *request)) {
     self->loop_->Post(self->failed_);

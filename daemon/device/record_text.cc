@@ -29,6 +29,7 @@ constexpr EnumName kDirectIo[] = {
     {proto::DIRECT_IO_AUTO, "DIRECT_IO_AUTO"},
     {proto::DIRECT_IO_ON, "DIRECT_IO_ON"},
     {proto::DIRECT_IO_OFF, "DIRECT_IO_OFF"},
+    {proto::DIRECT_IO_REMAP, "DIRECT_IO_REMAP"},
 };
 
 // Two blanks per level, a field per line.

@@ -6,7 +6,8 @@
 // itself cannot starve the files: while there are tasks, they are looked at in
 // every few turns, for to ask is a system call. An idle loop with no timer
 // armed sleeps in the kernel without a timeout: an idle daemon costs no
-// wake-up.
+// wake-up. Where a Sleeper is registered it sleeps there, in the call that
+// hands the turn's work to the kernel.
 #ifndef DAEMON_IO_LOOP_H_
 #define DAEMON_IO_LOOP_H_
 
@@ -37,6 +38,41 @@ struct Timer {
   Timer* next = nullptr;
   uint64_t due_us = 0;
   bool armed = false;
+};
+
+// What a loop may sleep in, in place of its own wait for files: it has
+// something under way that ends such a sleep, and watches the loop's files
+// meanwhile.
+class Sleeper {
+ public:
+  // What Enter has found.
+  enum class Came {
+    kNothing,  // if it was to sleep, it has no reason to: the loop does
+    kWork,     // or the sleep has ended for no reason
+    kFiles,    // maybe: the loop asks them, and loses no event if it does not
+               // take all
+  };
+
+  // Begins each turn: hands on what the last one has prepared; with `sleep`
+  // waits, in the same call, until something has come; runs what is there of
+  // its own.
+  virtual Came Enter(bool sleep) = 0;
+
+ protected:
+  ~Sleeper() = default;
+};
+
+class Loop;
+
+// Learns how much work comes at a time.
+class RoundObserver {
+ public:
+  // The loop is about to sleep, and has taken up so many requests since it did
+  // last; not when there were none.
+  virtual void OnRound(const Loop& loop, uint32_t requests) = 0;
+
+ protected:
+  ~RoundObserver() = default;
 };
 
 class Loop {
@@ -70,6 +106,16 @@ class Loop {
   // asking.
   virtual void OnInterrupt(Task* /*task*/) {}
 
+  // Takes the one sleeper of the loop, until it is called with nullptr. Returns
+  // the file that is readable while a watched one is ready, which stays the
+  // loop's; -1 when there is a sleeper already, or the loop takes none.
+  virtual int SetSleeper(Sleeper* /*sleeper*/) { return -1; }
+
+  // A request was taken up in this turn.
+  void CountRequest() { ++requests_; }
+  // nullptr: nobody.
+  virtual void SetRoundObserver(RoundObserver* /*observer*/) {}
+
   // Takes a queued task back; no effect on one that is not queued.
   virtual void Cancel(Task* task) = 0;
 
@@ -98,6 +144,9 @@ class Loop {
   // Turns until Stop.
   virtual void Run() = 0;
   virtual void Stop() = 0;
+
+ protected:
+  uint32_t requests_ = 0;  // since the last sleep
 };
 
 }  // namespace dmu

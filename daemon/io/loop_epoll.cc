@@ -114,6 +114,12 @@ void EpollLoop::OnInterrupt(Task* task) {
   if (!task->queued) interrupt_tasks_.Push(task);
 }
 
+int EpollLoop::SetSleeper(Sleeper* sleeper) {
+  if (sleeper != nullptr && sleeper_ != nullptr) return -1;
+  sleeper_ = sleeper;
+  return epoll_fd_.get();
+}
+
 void EpollLoop::Cancel(Task* task) {
   if (!task->queued) return;
   if (!tasks_.Remove(task) && !running_.Remove(task) &&
@@ -174,18 +180,31 @@ void EpollLoop::SetTimerFd() {
 void EpollLoop::Turn(bool wait) {
   const bool sleep = wait && tasks_.head == nullptr &&
                      idle_tasks_.head == nullptr && last_tasks_.head == nullptr;
-  // Idle work depends on the answer.
-  const bool ask = sleep || !wait || idle_tasks_.head != nullptr ||
-                   ++unasked_turns_ > kUnaskedTurnsMax;
+  if (sleep && requests_ > 0) {
+    if (round_observer_ != nullptr) {
+      round_observer_->OnRound(*this, requests_);
+    }
+    requests_ = 0;
+  }
+  turn_us_ = 0;  // nobody asks before the sleep is over
+  ++turns_;
+  Sleeper::Came came = Sleeper::Came::kNothing;
+  if (sleeper_ != nullptr) came = sleeper_->Enter(sleep);
+  const bool sleep_here = sleep && came == Sleeper::Came::kNothing;
+  // Idle work depends on the answer. A sleeper that has work whenever it is
+  // entered never comes to look at the files.
+  const bool ask =
+      sleep_here || came == Sleeper::Came::kFiles || !wait ||
+      idle_tasks_.head != nullptr ||
+      ++unasked_turns_ > (sleep ? kUnaskedSleepsMax : kUnaskedTurnsMax);
   if (ask) unasked_turns_ = 0;
   const int count = !ask ? 0
                          : epoll_wait(epoll_fd_.get(), events_, kEventsPerTurn,
-                                      sleep ? -1 : 0);
+                                      sleep_here ? -1 : 0);
   DMU_CHECK(count >= 0 || errno == EINTR);
   event_count_ = count > 0 ? count : 0;
-  turn_us_ = 0;
-  ++turns_;
-  const bool was_idle = ask && count == 0 && tasks_.head == nullptr;
+  const bool was_idle = ask && count == 0 && came == Sleeper::Came::kNothing &&
+                        tasks_.head == nullptr;
   for (int i = 0; i < event_count_; ++i) {
     auto* watch = static_cast<Watch*>(events_[i].data.ptr);
     if (watch != nullptr) watch->ready(watch->context, events_[i].events);
@@ -197,12 +216,13 @@ void EpollLoop::Turn(bool wait) {
     }
   }
 
-  RunAll(&tasks_);
+  if (tasks_.head != nullptr) RunAll(&tasks_);
   if (was_idle || ++busy_turns_ > kBusyTurnsMax) {
     busy_turns_ = 0;
     if (Task* task = idle_tasks_.Pop()) task->run(task->context);
   }
-  RunAll(&last_tasks_);
+  if (last_tasks_.head != nullptr) RunAll(&last_tasks_);
+  if (!wait && sleeper_ != nullptr) sleeper_->Enter(/*sleep=*/false);
 }
 
 // What is there now; what that posts is for the next turn.

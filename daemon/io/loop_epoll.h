@@ -27,6 +27,10 @@ class EpollLoop : public Loop {
   void PostIdle(Task* task) override;
   void PostLast(Task* task) override;
   void OnInterrupt(Task* task) override;
+  int SetSleeper(Sleeper* sleeper) override;
+  void SetRoundObserver(RoundObserver* observer) override {
+    round_observer_ = observer;
+  }
   void Cancel(Task* task) override;
   void Arm(Timer* timer, uint64_t delay_us) override;
   void Disarm(Timer* timer) override;
@@ -36,8 +40,9 @@ class EpollLoop : public Loop {
   void Run() override;
   void Stop() override { stopped_ = true; }
 
-  // One turn. wait: sleep when there is nothing to do.
-  // Always looks at the files when it does not wait.
+  // One turn. wait: sleep when there is nothing to do; what the turn leaves for
+  // the sleeper may then be handed on by the next one. Always looks at the
+  // files when it does not wait.
   void Turn(bool wait);
 
  private:
@@ -55,6 +60,8 @@ class EpollLoop : public Loop {
 
   // Of Run, with tasks at hand. Each is as short as what one event may do.
   static constexpr int kUnaskedTurnsMax = 3;
+  // Of Run, with a sleeper that has work: each may bring a batch of requests.
+  static constexpr int kUnaskedSleepsMax = 32;
 
   EpollLoop(UniqueFd epoll_fd, UniqueFd timer_fd);
 
@@ -73,6 +80,8 @@ class EpollLoop : public Loop {
   Queue idle_tasks_;
   Queue last_tasks_;
   Queue interrupt_tasks_;  // stay in it
+  Sleeper* sleeper_ = nullptr;
+  RoundObserver* round_observer_ = nullptr;
   int unasked_turns_ = 0;  // since the files were looked at
   epoll_event events_[kEventsPerTurn];
   int event_count_ = 0;

@@ -27,6 +27,17 @@ std::string SysfsPath(uint64_t number, const char* name) {
   return "";
 }
 
+// 0: not known.
+uint64_t SysfsNumber(uint64_t number, const char* name) {
+  const std::string path = SysfsPath(number, name);
+  FILE* file = path.empty() ? nullptr : fopen(path.c_str(), "re");
+  if (file == nullptr) return 0;
+  unsigned long long value = 0;
+  if (fscanf(file, "%llu", &value) != 1) value = 0;
+  fclose(file);
+  return value;
+}
+
 }  // namespace
 
 QueueLimits AskQueueLimits(int fd) {
@@ -40,13 +51,19 @@ QueueLimits AskQueueLimits(int fd) {
     limits.transfer_bytes_max =
         sectors / kBlockSectors * kBlockSectors * kSectorBytes;
   }
-  const std::string path = SysfsPath(info.st_rdev, "queue/nr_requests");
-  FILE* file = path.empty() ? nullptr : fopen(path.c_str(), "re");
-  if (file == nullptr) return limits;
-  unsigned count = 0;
-  if (fscanf(file, "%u", &count) == 1 && count > 0) limits.depth = count;
-  fclose(file);
+  const uint64_t count = SysfsNumber(info.st_rdev, "queue/nr_requests");
+  if (count > 0) limits.depth = static_cast<uint32_t>(count);
   return limits;
+}
+
+QueueOps AskQueueOps(int fd) {
+  QueueOps ops;
+  struct stat info = {};
+  if (fstat(fd, &info) != 0 || !S_ISBLK(info.st_mode)) return ops;
+  ops.discard = SysfsNumber(info.st_rdev, "queue/discard_max_bytes") > 0;
+  ops.write_zeroes =
+      SysfsNumber(info.st_rdev, "queue/write_zeroes_max_bytes") > 0;
+  return ops;
 }
 
 }  // namespace dmu

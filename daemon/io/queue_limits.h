@@ -26,6 +26,13 @@ struct QueueLimits {
 // fd: any file. What cannot be found out stays as it is above.
 QueueLimits AskQueueLimits(int fd);
 
+// What a block device does by itself; nothing of it for any other file.
+struct QueueOps {
+  bool discard = false;
+  bool write_zeroes = false;
+};
+QueueOps AskQueueOps(int fd);
+
 }  // namespace dmu
 
 #endif  // DAEMON_IO_QUEUE_LIMITS_H_

@@ -66,7 +66,7 @@ dmuserctl unmap file
 expect 2 "cannot tell what I/O past the cache it takes" \
   dmuserctl map memory --file /run/in-memory --direct-io on
 [ ! -e /dev/mapper/memory ] || fail "a device that was refused is there"
-expect 2 "expected auto, on or off" \
+expect 2 "expected auto, on, off or remap" \
   dmuserctl map memory --file /run/in-memory --direct-io maybe
 
 # A late write: on its way until the disk below it gets another table.

@@ -16,7 +16,7 @@ dmuserctl map m --cow /dev/vdb --base /dev/vda --quiet
 dmuserctl merge m --rate 3M
 fio --name=load --filename=/dev/mapper/f --direct=1 --ioengine=libaio \
   --iodepth=16 --rw=randrw --bsrange=512-96k --bs_unaligned=0 \
-  --size=${SIZE_MIB}M --io_size=1G --verify=md5 --verify_fatal=1 \
+  --size=${SIZE_MIB}M --io_size=64G --verify=md5 --verify_fatal=1 \
   --do_verify=1 --verify_backlog=64 --eta=never --output=/run/fio.out &
 fio_pid=$!
 for ((n = 1; n <= HAND_OVERS; n++)); do

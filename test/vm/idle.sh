@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Goal: devices that nobody uses cost nothing: a daemon with many of them is
-# not woken once, and makes no system call.
+# not woken once, makes no system call, and is not counted as waiting for I/O.
 # Method: the kernel counts how often the process has slept and woken, and traces
 # its system calls (raw_syscalls:sys_enter, what perf and strace show too). That
 # the trace shows calls is shown first.
@@ -20,6 +20,9 @@ switches() {
   sed -n 's/.*_ctxt_switches:\t*//p' "/proc/$DAEMON_PID/status" |
     { read -r a; read -r b; echo $((a + b)); }
 }
+
+# For how long somebody waited for I/O.
+io_pressure_us() { sed -n 's/^some .* total=//p' /proc/pressure/io; }
 
 readonly TRACE=/sys/kernel/tracing
 # trace_calls_of PID - the system calls of the thread, from now on.
@@ -53,9 +56,13 @@ seen=$(calls)
 [ "$seen" -gt 2 ] || fail "the trace shows no system call: $(cat "$TRACE/trace")"
 while sleep 1 && [ "$(switches)" -ne "$before" ]; do before=$(switches); done
 echo >"$TRACE/trace"
+waited_us=$(io_pressure_us)
 # That nothing happens can only be waited for.
 sleep "$seconds"
+waited_us=$(($(io_pressure_us) - waited_us))
 after=$(switches)
+[ "$waited_us" -lt $((seconds * 500000)) ] ||
+  fail "waiting for I/O for $waited_us us of $seconds s"
 [ "$after" -eq "$before" ] ||
   fail "woken $((after - before)) times in $seconds s"
 made=$(calls)

@@ -44,6 +44,30 @@ check_android() {
     fail "Android's query: '$answer'; $(systemctl status dm-user.service dm-user.socket)"
 }
 
+# in_sandbox COMMAND... - with what confines the daemon's calls and rights.
+in_sandbox() {
+  {
+    printf '[Service]\nType=oneshot\nExecStart=%s\n' "$*"
+    grep -E '^(SystemCall|RestrictRealtime|NoNewPrivileges|CapabilityBoundingSet)' \
+      /usr/local/lib/systemd/system/dm-user.service
+  } >/run/systemd/system/in-sandbox.service
+  systemctl daemon-reload
+  systemctl start in-sandbox.service
+}
+
+# check_sandbox - there the daemon may become a batch task, as it does under load,
+# and a real-time one it may not.
+check_sandbox() {
+  in_sandbox /usr/bin/chrt --batch 0 /bin/true ||
+    fail "the daemon cannot give way: $(systemctl status in-sandbox.service)"
+  if in_sandbox /usr/bin/chrt --fifo 1 /bin/true 2>/dev/null; then
+    fail "the daemon can take the processor for itself"
+  fi
+  rm /run/systemd/system/in-sandbox.service
+  systemctl daemon-reload
+  systemctl reset-failed
+}
+
 # check_new - reads all of the snapshot past the cache.
 check_new() {
   dd if=/dev/mapper/new bs=256k iflag=direct 2>/run/dd.out | cmp - /dev/vdc ||
@@ -109,6 +133,10 @@ first_boot() {
   if systemctl --quiet is-active dm-user.service; then fail "active too early"; fi
   dmuserctl status >/dev/null || fail "$(systemctl status dm-user.service)"
   is_active dm-user.service
+  check_sandbox
+  # Where it goes by itself.
+  [ "$(cut -d' ' -f19 "/proc/$(main_pid)/stat")" -eq -5 ] ||
+    fail "at nice $(cut -d' ' -f19 "/proc/$(main_pid)/stat")"
   # So does the first of Android's commands; both sockets are systemd's, before and
   # after.
   systemctl stop dm-user.service 2>/dev/null

@@ -23,6 +23,7 @@ def vm_test(
         module = "load",
         with_fio = False,
         boot = False,
+        count = False,
         timeout = "moderate",
         tags = []):
     """A guest script under a Debian kernel with dm-user.ko.
@@ -45,6 +46,7 @@ def vm_test(
       with_fio: whether the script needs fio.
       boot: whether a whole Debian boots and systemd runs the script; dm-user.ko
         is in /vm then.
+      count: whether its time is a count of instructions, the same in each run.
       timeout: Bazel's limit; the machine's own is a little shorter.
       tags: more tags than those every such test has.
     """
@@ -63,6 +65,8 @@ def vm_test(
         flags += ["--disk-mib", str(size)]
     if with_fio:
         flags.append("--with-fio")
+    if count:
+        flags.append("--count")
     if module == "none":
         flags.append("--no-module")
     elif module == "present":

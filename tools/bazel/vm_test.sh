@@ -34,7 +34,7 @@ while (($#)); do
     --*)
       flags+=("$1")
       case $1 in
-        --no-* | --with-*) ;;
+        --count | --no-* | --with-*) ;;
         *)
           flags+=("$2")
           shift

@@ -30,7 +30,9 @@ ABSL_FLAG(std::string, null, "", "map: show this many bytes of zeros");
 ABSL_FLAG(bool, read_only, false, "map --file: refuse writes");
 ABSL_FLAG(std::string, direct_io, "auto",
           "map --file: whether requests go past the daemon's page cache: auto "
-          "(on most block devices), on (on a file too) or off");
+          "(on most block devices), on (on a file too), off, or remap (past "
+          "the daemon too: it says where, and the kernel sends them to the "
+          "block device)");
 ABSL_FLAG(std::string, orphan_timeout, "60",
           "map: seconds that requests wait while no daemon serves the device, "
           "or 'forever'; then they fail");

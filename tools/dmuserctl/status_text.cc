@@ -150,7 +150,10 @@ nlohmann::ordered_json StatusJson(const proto::DeviceStatus& device) {
   json["read_only"] = device.read_only();
   if (!device.cow_path().empty()) json["cow"] = device.cow_path();
   if (!device.base_path().empty()) json["base"] = device.base_path();
-  if (device.kind() == "file") json["direct_io"] = device.direct_io();
+  if (device.kind() == "file") {
+    json["direct_io"] = device.direct_io();
+    json["remap"] = device.remap();
+  }
   json["transport"] =
       device.transport() == proto::TRANSPORT_UBLK ? "ublk" : "dm-user";
   if (!device.channel().empty()) json["channel"] = device.channel();
