@@ -28,7 +28,7 @@ JOBS = {
 LIMITS = {"rr4k1": 12, "rr4k32": 5, "rw4k32": 5.5, "sr128k8": 32, "sw1m4": 190}
 # Rows that say what no server can do without; not devices to compare.
 LEAST = ("fio", "ring", "zero", "null")
-OURS = {"ublk", "stream", "batch", "cached", "uring", "redirect"}
+OURS = {"ublk", "stream", "batch", "cached", "uring", "remap", "redirect"}
 
 
 def table(head, rows):
