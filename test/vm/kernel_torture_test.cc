@@ -87,9 +87,15 @@ void ExpectKilled(pid_t pid) {
 class Clients {
  public:
   Clients(const MappedDevice& device, int count) {
+    // Before any of them works: who comes late may find the device gone.
+    std::vector<int> fds;
     for (int c = 0; c < count; ++c) {
-      threads_.emplace_back([this, c, path = device.block_path()] {
-        const int fd = open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+      fds.push_back(
+          open(device.block_path().c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+      EXPECT_LE(0, fds.back()) << strerror(errno);
+    }
+    for (int c = 0; c < count; ++c) {
+      threads_.emplace_back([this, c, fd = fds[c]] {
         Buffer out(8192), in(8192);
         for (uint32_t i = 0; !stop_; ++i) {
           const off_t offset = c * (1 << 20) + i % 64 * 8192;
