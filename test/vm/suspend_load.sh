@@ -78,12 +78,21 @@ no_errors() {
   read -r -a fields < <(dmsetup status "$1")
   [ "${fields[12]}" -eq 0 ]
 }
+served_requests() {
+  local fields
+  read -r -a fields < <(dmsetup status "$1")
+  echo "${fields[11]}"
+}
 removed_under_load() {
+  local before fio_pid status=0
+  before=$(served_requests raw)
   verify raw 60 >/run/fio.out 2>&1 &
-  local fio_pid=$! status=0 fields
-  # By now it has the device open.
-  until read -r -a fields < <(dmsetup status raw) &&
-    [ $((fields[7] + fields[8])) -gt 0 ]; do :; done
+  fio_pid=$!
+  # What was served was asked by who has the device open, and goes on asking.
+  until [ "$(served_requests raw)" -gt "$before" ]; do
+    kill -0 "$fio_pid" || return 1
+    pause_ms 20
+  done
   if dmsetup remove raw; then
     echo "a device in use was removed"
     return 1
