@@ -65,8 +65,13 @@ struct dmu_target;
  * - a write that the block layer may hold up before it looks at REQ_NOWAIT,
  *   because it belongs to no one who waits for it (write-back throttling).
  *
- * Of the bio nothing but its iterator and REQ_NOWAIT is changed below; both are
- * written down before, in &dmu_request.
+ * The submitter's own REQ_NOWAIT is over by then: it did not wait when the request
+ * was queued. Passed on it would end in an error nobody expects; io_uring tries
+ * again only what is refused in the task that submitted it. Nor is the bio to be
+ * polled for (REQ_POLLED), which is the affair of who submits.
+ *
+ * Of the bio nothing but its iterator is changed below, which is written down
+ * before, in &dmu_request.
  */
 
 /* What a table line may ask for. 24 bytes per extent, twice during a change. */

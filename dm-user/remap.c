@@ -140,15 +140,15 @@ void dmu_remap_send(struct dmu_request *req)
 	req->epoch = dmu_redirect_count(red, req->device, bio) + 1;
 	bio_set_dev(bio, bdev);
 	bio->bi_iter.bi_sector = req->at;
-	if (!(bio->bi_opf & REQ_NOWAIT)) {
-		if (!dmu_remap_at_once(bdev, bio)) {
-			dmu_remap_defer(red, bio);
-			return;
-		}
-		req->sent = bio->bi_iter;
-		req->epoch |= DMU_EPOCH_AGAIN;
-		bio->bi_opf |= REQ_NOWAIT;
+	/* Both are about the submitter, who has gone on: see DOC: Remap. */
+	bio->bi_opf &= ~(REQ_NOWAIT | REQ_POLLED);
+	if (!dmu_remap_at_once(bdev, bio)) {
+		dmu_remap_defer(red, bio);
+		return;
 	}
+	req->sent = bio->bi_iter;
+	req->epoch |= DMU_EPOCH_AGAIN;
+	bio->bi_opf |= REQ_NOWAIT;
 	dm_submit_bio_remap(bio, NULL);
 }
 

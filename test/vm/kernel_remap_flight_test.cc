@@ -9,11 +9,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <liburing.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <functional>
 #include <future>
 #include <memory>
 #include <string>
@@ -234,32 +236,48 @@ TEST_F(RemapFlight, OtherDevicesGoOn) {
   }
 }
 
-// Who does not want to wait is told, by the device too.
-TEST_F(RemapFlight, NowaitIsTheIssuers) {
+// Who does not want to wait did not, when it was queued; the device is none of
+// theirs. Told no after that, io_uring would pass it on: it tries again only
+// what is refused at once.
+TEST_F(RemapFlight, NowaitEndsAtTheQueue) {
   OpenOverBelow();
   const int fd =
       open(device_.block_path().c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
   Buffer buffer(4096);
-  const auto read = [&] {
-    return std::async(std::launch::async, [&] {
-      iovec part = {buffer.data(), buffer.size()};
-      const ssize_t n = preadv2(fd, &part, 1, 0, RWF_NOWAIT);
-      return n < 0 ? -errno : static_cast<int>(n);
-    });
+  const auto nowait = [&] {
+    iovec part = {buffer.data(), buffer.size()};
+    const ssize_t n = preadv2(fd, &part, 1, 0, RWF_NOWAIT);
+    return n < 0 ? -errno : static_cast<int>(n);
   };
-  std::future<int> good = read();
-  Headers got = Take(1);
-  EXPECT_TRUE(got[0].flags & DM_USER_REQ_MAP_FLAG_NOWAIT);
-  Give({RemapTo(got[0].seq, 1, 17)});
-  EXPECT_EQ(4096, good.get());
-  EXPECT_EQ(Content(1, 17, 8), buffer.Copy());
-  ASSERT_EQ(0, below_.Suspend(/*noflush=*/true));
-  std::future<int> refused = read();
-  got = Take(1);
-  Give({RemapTo(got[0].seq, 0, 0)});
-  EXPECT_EQ(-EAGAIN, refused.get());
-  ASSERT_EQ(0, below_.Resume());
-  EXPECT_EQ(0, RevokeAll(channel_.get(), 5000)) << "the refused one counts";
+  io_uring ring;
+  ASSERT_EQ(0, io_uring_queue_init(1, &ring, 0));
+  const auto by_ring = [&] {
+    io_uring_prep_read(io_uring_get_sqe(&ring), fd, buffer.data(),
+                       static_cast<unsigned>(buffer.size()), 0);
+    io_uring_cqe* end = nullptr;
+    int result = io_uring_submit_and_wait(&ring, 1);
+    if (result == 1) result = io_uring_wait_cqe(&ring, &end);
+    if (end == nullptr) return result;
+    result = end->res;
+    io_uring_cqe_seen(&ring, end);
+    return result;
+  };
+  const std::function<int()> ways[] = {nowait, by_ring};
+  for (const auto& way : ways) {
+    ASSERT_EQ(0, below_.Suspend(/*noflush=*/true));
+    buffer.FillPattern(1);
+    std::future<int> read = std::async(std::launch::async, way);
+    const Headers got = Take(1);
+    EXPECT_TRUE(got[0].flags & DM_USER_REQ_MAP_FLAG_NOWAIT);
+    Give({RemapTo(got[0].seq, 0, 100)});
+    ExpectIdle();
+    EXPECT_EQ(ETIMEDOUT, RevokeAll(channel_.get(), 20));
+    ASSERT_EQ(0, below_.Resume());
+    EXPECT_EQ(4096, read.get());
+    EXPECT_EQ(Content(0, 100, 8), buffer.Copy());
+    EXPECT_EQ(0, RevokeAll(channel_.get(), 5000)) << "it counts";
+  }
+  io_uring_queue_exit(&ring);
   close(fd);
 }
 

@@ -42,11 +42,14 @@ flushes() {
   echo "${figures[15]}"
 }
 
-# verify BLOCK_BYTES - more at a time than there are slots, longer than a buffer.
+# verify BLOCK_BYTES ENGINE [FLAG...] - more at a time than there are slots, longer
+# than a buffer, and than what the device below takes in one piece.
 verify() {
-  fio --name=remap --filename=/dev/mapper/d --direct=1 --ioengine=libaio \
-    --iodepth=96 --rw=randrw --bsrange="$1-160k" --blockalign="$1" \
-    --bs_unaligned=0 --size=${SIZE_MIB}M --io_size=${SIZE_MIB}M --fsync=64 \
+  local block_bytes=$1 engine=$2
+  shift 2
+  fio --name=remap --filename=/dev/mapper/d --direct=1 --ioengine="$engine" \
+    "$@" --iodepth=96 --rw=randrw --bsrange="$block_bytes-160k" \
+    --blockalign="$block_bytes" --bs_unaligned=0 --size=${SIZE_MIB}M --io_size=${SIZE_MIB}M --fsync=64 \
     --verify=md5 --verify_fatal=1 --do_verify=1 --verify_backlog=64 \
     --eta=never --output=/run/fio.out || fail_with_fio d "fio ended with $?"
   grep -a -q 'err= 0' /run/fio.out || fail_with_fio d "fio has seen an error"
@@ -81,7 +84,7 @@ start_daemon
 
 # 1. One to one, with the limits of what is below.
 for block_bytes in 512 4096; do
-  make_null below blocksize=$block_bytes discard=$((block_bytes / 4096))
+  make_null below blocksize=$block_bytes discard=$((block_bytes / 4096)) poll_queues=1
   dd if=/dev/urandom of=/dev/below bs=1M count=$SIZE_MIB oflag=direct status=none
   dmuserctl map d --file /dev/below --direct-io remap --quiet
   says '"remap": true' '"direct_io": true' '"channel": "'
@@ -91,9 +94,14 @@ for block_bytes in 512 4096; do
     [ "$(queue /dev/mapper/d $limit)" -eq "$(queue /dev/below $limit)" ] ||
       fail "$limit is $(queue /dev/mapper/d $limit), below $(queue /dev/below $limit)"
   done
-  before=$(remapped)
-  verify "$block_bytes"
-  [ "$(remapped)" -gt "$before" ] || fail "nothing went by place"
+  # io_uring submits so as not to wait, and may poll for the end.
+  [ "$(queue /dev/mapper/d io_poll)" -eq 1 ] || fail "cannot be polled"
+  for engine in libaio io_uring "io_uring --hipri"; do
+    before=$(remapped)
+    # shellcheck disable=SC2086 # words
+    verify "$block_bytes" $engine
+    [ "$(remapped)" -gt "$before" ] || fail "nothing went by place"
+  done
   [ "$(redirected)" -eq 0 ] || fail "redirected: $(dmsetup status d)"
   [ "$(remapped)" -eq "$(served)" ] || fail "not all by place: $(dmsetup status d)"
   same_below /dev/below
