@@ -49,9 +49,10 @@ verify() {
   shift 2
   fio --name=remap --filename=/dev/mapper/d --direct=1 --ioengine="$engine" \
     "$@" --iodepth=96 --rw=randrw --bsrange="$block_bytes-160k" \
-    --blockalign="$block_bytes" --bs_unaligned=0 --size=${SIZE_MIB}M --io_size=${SIZE_MIB}M --fsync=64 \
-    --verify=md5 --verify_fatal=1 --do_verify=1 --verify_backlog=64 \
-    --eta=never --output=/run/fio.out || fail_with_fio d "fio ended with $?"
+    --blockalign="$block_bytes" --bs_unaligned=0 --size=${SIZE_MIB}M \
+    --io_size=${SIZE_MIB}M --fsync=64 --verify=md5 --verify_fatal=1 \
+    --do_verify=1 --verify_backlog=64 --eta=never --output=/run/fio.out ||
+    fail_with_fio d "fio ended with $?"
   grep -a -q 'err= 0' /run/fio.out || fail_with_fio d "fio has seen an error"
 }
 
