@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Goal: the daemon gives way only where that pays: tried when rounds are many
-// and small, kept while they bring more, given up at once when one is late, and
-// ever more rarely tried where it brings nothing.
+// and small, kept while they bring more, given up at once when they are late,
+// and ever more rarely tried where it brings nothing.
 #include "daemon/io/give_way.h"
 
 #include <sched.h>
@@ -33,7 +33,8 @@ class GiveWayTest : public ::testing::Test {
       give_way_->OnRound(loop_, requests);
     }
   }
-  // As many as are judged together, and the one they begin with.
+  // As many as are judged together, and the one they begin with. While it is
+  // tried they begin with the judgement before.
   void Window(uint32_t requests, uint64_t apart_us = kFastUs) {
     Rounds(1 + (GiveWay::kRequests + requests - 1) / requests, requests,
            apart_us);
@@ -137,20 +138,40 @@ TEST_F(GiveWayTest, WhatBringsNothingIsTriedEverMoreRarely) {
             GiveWay::kBackOffUs + 2 * kWindowUs);
 }
 
+// Late: behind what would have come without it.
 TEST_F(GiveWayTest, ALateRoundEndsItAtOnce) {
   Window(1);
   ASSERT_TRUE(batch_);
-  Rounds(3, 6, kFastUs);
-  Rounds(1, 6, GiveWay::kPauseUs - 1);
+  Rounds(3, 6, 6 * kFastUs);
+  Rounds(1, 6, GiveWay::kPauseUs + 6 * kFastUs - 1);
   EXPECT_TRUE(batch_);
-  Rounds(1, 6, GiveWay::kPauseUs);
+  Rounds(1, 6, 6 * kFastUs + 1);
   EXPECT_FALSE(batch_);
   // No fault of what was tried: as soon as all is busy again.
   EXPECT_LE(TriedAfterUs(2 * kWindowUs), 2 * kWindowUs);
   EXPECT_TRUE(batch_);
   // The first round of a try can be late too.
-  Rounds(1, 6, GiveWay::kPauseUs);
+  Rounds(1, 1, GiveWay::kPauseUs + kFastUs);
   EXPECT_FALSE(batch_);
+  // And the first one after it was judged to pay.
+  TriedAfterUs(2 * kWindowUs);
+  Rounds(16, GiveWay::kRequests / 16, kFastUs);
+  EXPECT_TRUE(batch_);
+  Rounds(1, 1, GiveWay::kPauseUs + kFastUs);
+  EXPECT_FALSE(batch_);
+}
+
+// A device that takes its time, and who has very many under way there: they
+// come together, and seldom.
+TEST_F(GiveWayTest, ALongRoundThatBringsManyIsNotLate) {
+  Window(1);
+  ASSERT_TRUE(batch_);
+  for (int i = 0; i < 100; ++i) {
+    Rounds(1, 16, 2 * GiveWay::kPauseUs / 3);
+    Rounds(1, 112, 2 * GiveWay::kPauseUs / 3);
+  }
+  EXPECT_TRUE(batch_);
+  EXPECT_EQ(asked_, 1);
 }
 
 TEST_F(GiveWayTest, AKernelThatRefusesIsAskedOnce) {

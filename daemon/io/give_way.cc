@@ -4,7 +4,6 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <utility>
 
 namespace dmu {
 
@@ -18,21 +17,17 @@ GiveWay::SetBatch GiveWay::ForThisThread() {
 
 void GiveWay::OnRound(const Loop& loop, uint32_t requests) {
   if (set_ == nullptr) return;
-  if (batch_) {
-    const uint64_t now_us = loop.TurnUs();
-    if (now_us - std::exchange(last_us_, now_us) >= kPauseUs) {
-      Set(false);
-      begun_ = false;
-    }
-  }
   if (!begun_) {
-    begun_ = true;
-    began_us_ = loop.TurnUs();
-    rounds_ = requests_ = 0;
+    Begin(loop.TurnUs());
     return;
   }
   ++rounds_;
   requests_ += requests;
+  if (batch_ && IsBehind(loop.TurnUs())) {
+    Set(false);
+    begun_ = false;
+    return;
+  }
   if (batch_ && !gains_ && rounds_ == kFirstRounds) {
     gains_ = requests_ >= kFirstRounds + kFirstRounds / 4;
     if (!gains_) {
@@ -41,6 +36,16 @@ void GiveWay::OnRound(const Loop& loop, uint32_t requests) {
     }
   }
   if (requests_ >= kRequests) Judge(loop.TurnUs());
+}
+
+void GiveWay::Begin(uint64_t now_us) {
+  begun_ = true;
+  began_us_ = now_us;
+  rounds_ = requests_ = 0;
+}
+
+bool GiveWay::IsBehind(uint64_t now_us) const {
+  return now_us - began_us_ >= kPauseUs + requests_ * without_us_ / kRequests;
 }
 
 void GiveWay::Leave(uint64_t now_us) {
@@ -65,10 +70,12 @@ void GiveWay::Judge(uint64_t now_us) {
   } else if (requests_ < kFew * rounds_ && took_us < kBusyUs * rounds_ &&
              now_us >= not_before_us_) {
     without_us_ = each_us;
-    last_us_ = batch_us_ = now_us;
+    batch_us_ = now_us;
     gains_ = false;
     Set(true);
   }
+  // No time between two rounds is left out: that is where it would be late.
+  if (batch_) Begin(now_us);
 }
 
 void GiveWay::Set(bool batch) {

@@ -12,9 +12,10 @@
 //
 // So it is tried, when rounds come faster than kBusyUs on the average and bring
 // few requests each, and kept while more requests come through in a time than
-// without it; what that is is measured again every kProbeUs. A round that is
-// late by kPauseUs, for whatever reason, ends it at once. The clock is read for
-// each round only while it is tried: that is a part of what a round costs.
+// without it; what that is is measured again every kProbeUs. As soon as it is
+// kPauseUs behind what would have come without it, for whatever reason, it
+// ends: a long round that brings many is none. The clock is read for each round
+// only while it is tried: that is a part of what a round costs.
 #ifndef DAEMON_IO_GIVE_WAY_H_
 #define DAEMON_IO_GIVE_WAY_H_
 
@@ -53,6 +54,8 @@ class GiveWay : public RoundObserver {
   void OnRound(const Loop& loop, uint32_t requests) override;
 
  private:
+  void Begin(uint64_t now_us);
+  bool IsBehind(uint64_t now_us) const;
   void Judge(uint64_t now_us);
   void Leave(uint64_t now_us);
   void Set(bool batch);
@@ -65,7 +68,6 @@ class GiveWay : public RoundObserver {
   uint64_t began_us_ = 0;
   uint32_t rounds_ = 0;
   uint32_t requests_ = 0;
-  uint64_t last_us_ = 0;     // while it is tried: of the last round
   uint64_t batch_us_ = 0;    // since when
   bool gains_ = false;       // its first rounds brought more than one each
   uint64_t without_us_ = 0;  // for kRequests, before it was tried
