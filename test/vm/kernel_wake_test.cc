@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -532,6 +533,21 @@ TEST_F(WakeTest, AWrongFile) {
   }
   close(regular);
   close(path);
+}
+
+// A terminal has one queue for who reads and one for who writes.
+TEST_F(WakeTest, AFileWithSeveralQueuesIsNotWaitedFor) {
+  const int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+  ASSERT_GE(terminal, 0) << strerror(errno);
+  ASSERT_EQ(0, unlockpt(terminal));
+  const int other = open(ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
+  ASSERT_GE(other, 0) << strerror(errno);
+  pollfd nothing = {terminal, POLLIN, 0};
+  ASSERT_EQ(0, poll(&nothing, 1, 0));
+  Waiter waiter(channel_.get(), terminal);
+  waiter.ExpectNothing();
+  close(other);
+  close(terminal);
 }
 
 TEST_F(WakeTest, WrongArgumentsTakeNothing) {
